@@ -1,0 +1,154 @@
+"""The encoder ``sentence-transformers:<name or path>``: models of that library, run here.
+
+Where the weights of a name come from is in :mod:`embver_pg.encoders.torch_models`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embver_pg.encoders.base import (
+    EncoderSpec,
+    MissingExtraError,
+    Vectors,
+)
+from embver_pg.encoders.batching import (
+    DEFAULT_TOKEN_BUDGET,
+    approximate_lengths,
+    encode_in_batches,
+)
+from embver_pg.encoders.checks import unit_rows
+from embver_pg.encoders.identity import content_identity, fingerprint, local_directory
+from embver_pg.encoders.options import checked_options
+from embver_pg.encoders.torch_models import full_name, load_model
+from embver_pg.errors import InvalidArgument
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_CHARACTERS_COUNTED = 16  # per token of the limit; more cannot change where the text is cut
+
+
+class SentenceTransformersEncoder:
+    """A model of the library sentence-transformers, encoded in token-budgeted batches.
+
+    Options: ``token_budget`` (padded tokens in a batch), ``device``, ``dtype`` (``float32``;
+    ``bfloat16`` and ``float16`` make another space), ``alias`` (the name under which a model
+    directory is fingerprinted). ``EMBVER_TORCH_THREADS`` sets the number of threads.
+    """
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        """Load the model.
+
+        Raises:
+            MissingExtraError: The library is not installed.
+            InvalidArgument: No such model, or an option it cannot follow.
+        """
+        options = checked_options(spec, token_budget=int, device=str, dtype=str)
+        self._budget = int(options.get("token_budget", DEFAULT_TOKEN_BUDGET))
+        if options.get("dtype", "float32") not in _DTYPES:
+            raise InvalidArgument(
+                f"The dtype {options['dtype']!r} is not supported.",
+                detail={"dtype": options["dtype"], "known": list(_DTYPES)},
+                hint=f"Use one of {', '.join(_DTYPES)}.",
+            )
+        directory = local_directory(spec.model)
+        if importlib.util.find_spec("sentence_transformers") is None:
+            raise MissingExtraError("sentence-transformers", "sentence-transformers")
+        self.spec = spec
+        self._model = load_model(spec, directory)
+        self._lock = threading.Lock()  # fast tokenizers refuse a second thread
+        self._limit = _truncation(self._model, spec)
+        self.dimensions = _dimensions(self._model, spec)
+        self._document_prompt = _prompt(
+            self._model, spec.document_prompt, ("document", "passage", "corpus")
+        )
+        self._query_prompt = _prompt(self._model, spec.query_prompt, ("query",))
+        self.fingerprint = fingerprint(
+            spec,
+            self.dimensions,
+            content_identity(directory) if directory else full_name(spec.model),
+            document_prompt=self._document_prompt,
+            query_prompt=self._query_prompt,
+            max_tokens=self._limit,
+        )
+
+    def encode_documents(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of ``n`` documents, ``[n, d] float32``."""
+        return self._encode(texts, self._model.encode_document, self._document_prompt)
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of ``n`` queries, ``[n, d] float32``."""
+        return self._encode(texts, self._model.encode_query, self._query_prompt)
+
+    def _encode(self, texts: Sequence[str], encode: Any, prompt: str) -> Vectors:
+        def batch(part: list[str]) -> Vectors:
+            return np.asarray(
+                encode(part, prompt=prompt, batch_size=len(part), show_progress_bar=False),
+                dtype=np.float32,
+            )
+
+        with self._lock:
+            lengths = self._lengths([prompt + text for text in texts])
+            vectors = encode_in_batches(texts, lengths, batch, self.dimensions, self._budget)
+        return unit_rows(vectors) if self.spec.normalize else vectors
+
+    def _lengths(self, texts: list[str]) -> NDArray[np.int64]:
+        """The lengths in tokens as the model will see them, ``[n] int64``."""
+        tokenizer = getattr(self._model, "tokenizer", None)
+        if not texts or self._limit is None or not callable(tokenizer):
+            return approximate_lengths(texts, self._limit)
+        encoded = tokenizer(
+            [text[: self._limit * _CHARACTERS_COUNTED] for text in texts],
+            truncation=True,
+            max_length=self._limit,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        return np.fromiter(map(len, encoded["input_ids"]), dtype=np.int64, count=len(texts))
+
+
+def _truncation(model: Any, spec: EncoderSpec) -> int | None:
+    """Apply ``max_tokens``; the limit in effect, in tokens, or None where there is none."""
+    if spec.max_tokens is None:
+        return int(model.max_seq_length) if model.max_seq_length else None
+    config = getattr(getattr(model, "transformers_model", None), "config", None)
+    bounds = (
+        getattr(config, "max_position_embeddings", None),
+        getattr(getattr(model, "tokenizer", None), "model_max_length", None),
+    )
+    # Tokenizers write "no limit" as a huge number.
+    longest = min((b for b in bounds if isinstance(b, int) and b < 1 << 30), default=None)
+    if longest is not None and spec.max_tokens > longest:
+        raise InvalidArgument(
+            f"The model {spec.model!r} reads at most {longest} tokens, not {spec.max_tokens}.",
+            detail={"max_tokens": spec.max_tokens, "longest": longest},
+            hint=f"Use max_tokens={longest} or less.",
+        )
+    model.max_seq_length = spec.max_tokens
+    return spec.max_tokens
+
+
+def _dimensions(model: Any, spec: EncoderSpec) -> int:
+    named = getattr(model, "get_embedding_dimension", None)  # the name since release 5.x
+    dimensions = int((named or model.get_sentence_embedding_dimension)())
+    if spec.dimensions is not None and dimensions != spec.dimensions:
+        raise InvalidArgument(
+            f"The model {spec.model!r} has {dimensions} dimensions, not {spec.dimensions}.",
+            detail={"dimensions": spec.dimensions, "model": dimensions},
+            hint=f"Use dimensions={dimensions} or less.",
+        )
+    return dimensions
+
+
+def _prompt(model: Any, given: str | None, names: Sequence[str]) -> str:
+    """The prompt in effect: the given one, else the model's own."""
+    if given is not None:
+        return given
+    own = model.prompts or {}
+    default = own.get(model.default_prompt_name) if model.default_prompt_name else None
+    return next((own[name] for name in names if own.get(name)), default or "")

@@ -1,0 +1,292 @@
+"""The database schema: the Alembic lines ``core`` and ``store``, and the routines.
+
+Tables change once, in order, by revisions that name one file of ``sql/schema`` each. Functions
+and views (``sql/routines``) and templates (``sql/generated``) are applied whole after every
+upgrade, in one transaction, under one advisory lock.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from embver_pg import resources
+from embver_pg.errors import IncompatibleSchema, from_database
+
+CORE_SCHEMA = "embver_internal"
+_TEMPLATE_QUOTE = "$embver_template$"
+
+
+def init(url: str) -> None:
+    """Install the control schema, or bring it and every store to this release.
+
+    Args:
+        url: A PostgreSQL URL, of a role with CREATE on the database.
+
+    Raises:
+        IncompatibleSchema: No pgvector, or a server, an extension or a schema we cannot use.
+    """
+    with _transaction(url) as connection:
+        _alembic(connection, "core")
+        raw = _driver(connection)
+        for collection, version in raw.execute(
+            "SELECT collection, version FROM embver.versions WHERE state <> 'dropped'"
+            " ORDER BY collection, version"
+        ).fetchall():
+            migrate_store(connection, collection, version)
+        for (name,) in raw.execute("SELECT name FROM embver.collections ORDER BY name").fetchall():
+            raw.execute("SELECT embver.refresh_collection(%s)", (name,))
+
+
+def script() -> str:
+    """What :func:`init` runs in an empty database, for a DBA to review and run with psql."""
+    buffer = io.StringIO()
+    _alembic(None, "core", output=buffer)
+    return buffer.getvalue()
+
+
+def revision(connection: psycopg.Connection[Any]) -> str | None:
+    """The revision of the control schema, None where it is not installed."""
+    row = connection.execute("SELECT to_regclass('embver_internal.alembic_version')").fetchone()
+    if row is None or row[0] is None:
+        return None
+    row = connection.execute("SELECT version_num FROM embver_internal.alembic_version").fetchone()
+    return str(row[0]) if row else None
+
+
+def check(connection: psycopg.Connection[Any]) -> None:
+    """Refuse to work on a schema of another release.
+
+    Raises:
+        IncompatibleSchema: It is missing, older or newer than this library.
+    """
+    found, expected = revision(connection), head("core")
+    if found == expected:
+        return
+    detail = {"database": found, "library": expected}
+    if found is None:
+        raise IncompatibleSchema(
+            "embver-pg is not installed in this database.", detail=detail, hint="embver init"
+        )
+    known = {entry.revision for entry in _script_directory("core").walk_revisions()}
+    if found in known:
+        raise IncompatibleSchema(
+            "The database schema is older than this library.",
+            detail=detail,
+            hint="embver upgrade",
+        )
+    raise IncompatibleSchema(
+        "The database schema is newer than this library.",
+        detail=detail,
+        hint="pip install --upgrade embver-pg",
+    )
+
+
+def head(line: str) -> str:
+    """The newest revision of a line."""
+    return str(_script_directory(line).get_current_head())
+
+
+@contextmanager
+def version_transaction(url: str) -> Iterator[Any]:
+    """A transaction on a SQLAlchemy connection in which stores are migrated."""
+    with _transaction(url) as connection:
+        run_sql(connection, resources.read_sql("preflight.sql"))
+        yield connection
+
+
+def migrate_store(
+    connection: Any, collection: str, version: int, output: io.StringIO | None = None
+) -> None:
+    """Create a store's tables, or bring them to this release, then its functions and grants.
+
+    Args:
+        connection: From :func:`version_transaction`, with the version registered.
+        collection: The collection's name.
+        version: The version's number.
+        output: Print the statements there and run nothing.
+    """
+    raw = _driver(connection)
+    row = raw.execute(
+        "SELECT s.store, embver_internal.source_owner(c.source)::text, c.collection_id"
+        " FROM embver_internal.collection c, LATERAL"
+        " (SELECT embver_internal.store_name(c.name, %s) AS store) s WHERE c.name = %s",
+        (version, collection),
+    ).fetchone()
+    assert row is not None
+    store, owner, collection_id = row
+    names = {"store": sql.Identifier(store), "owner": sql.Identifier(owner)}
+    create = sql.SQL("CREATE SCHEMA {store} AUTHORIZATION {owner};")
+    exists = raw.execute(
+        "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s)", (store,)
+    ).fetchone()
+    before = [sql.SQL("SET LOCAL ROLE {owner};").format(**names).as_string(raw)]
+    if exists is None or not exists[0]:
+        before.insert(0, create.format(**names).as_string(raw))
+    after = [
+        "RESET ROLE;",
+        f"SELECT embver_internal.attach_store({collection_id}, {version});",
+    ]
+
+    def render(template: str) -> str:
+        found = raw.execute(
+            "SELECT embver_internal.render_store_schema(%s, %s, %s)",
+            (collection, version, template),
+        ).fetchone()
+        assert found is not None
+        return str(found[0])
+
+    _alembic(connection, "store", schema=store, before=before, after=after, render=render,
+             output=output)
+
+
+def run_file(relative: str) -> None:
+    """Run one file of ``sql/`` inside a revision, online or into the offline script."""
+    from alembic import op
+
+    text = resources.read_sql(relative)
+    render = op.get_context().opts.get("render_sql")
+    statements = render(text) if render else text
+    run_sql(op.get_bind() if not op.get_context().as_sql else None, statements)
+
+
+def run_sql(connection: Any, text: str) -> None:
+    """Run a script as it is: no parameter syntax is looked for in it."""
+    if connection is None:
+        from alembic import op
+
+        op.get_context().impl.static_output(text)
+    else:
+        _driver(connection).execute(text.encode())
+
+
+def run_environment(context: Any) -> None:
+    """The body of ``migrations/env.py``."""
+    given = dict(context.config.attributes)
+    arguments = context.get_x_argument(as_dictionary=True)
+    line = given.get("line") or arguments.get("line")
+    if line == "core":
+        given = {"schema": CORE_SCHEMA, "before": [resources.read_sql("preflight.sql")],
+                 "after": _routines(), **given}
+    elif "schema" not in given:
+        raise SystemExit(
+            "Name the line: alembic -x line=core …; stores are migrated by `embver upgrade`."
+        )
+    offline = context.is_offline_mode()
+    options = {
+        "version_table_schema": given["schema"],
+        "transaction_per_migration": False,
+        "render_sql": given.get("render"),
+    }
+    if offline:
+        context.configure(dialect_name="postgresql", **options)
+        _run(context, None, given)
+    elif "connection" in given:
+        context.configure(connection=given["connection"], **options)
+        _run(context, given["connection"], given)
+    else:
+        with _transaction(arguments["url"]) as connection:
+            context.configure(connection=connection, **options)
+            _run(context, connection, given)
+
+
+def _run(context: Any, connection: Any, given: dict[str, Any]) -> None:
+    with context.begin_transaction():
+        migration = context.get_context()
+
+        def run(text: str) -> None:
+            if connection is None:
+                migration.impl.static_output(text)
+            else:
+                run_sql(connection, text)
+
+        for text in given.get("before", []):
+            run(text)
+        context.run_migrations()
+        for text in given.get("after", []):
+            run(text)
+
+
+def _routines() -> list[str]:
+    """The scripts applied after every upgrade: templates, then functions and views."""
+    root = resources.sql_dir()
+    templates = ["DELETE FROM embver_internal.template;"]
+    for path in sorted((root / "generated").glob("*.sql")):
+        body = path.read_text(encoding="utf-8")
+        assert _TEMPLATE_QUOTE not in body
+        templates.append(
+            "INSERT INTO embver_internal.template (name, body) VALUES"
+            f" ('{path.stem}', {_TEMPLATE_QUOTE}{body}{_TEMPLATE_QUOTE});"
+        )
+    files = sorted((root / "routines").glob("*.sql"))
+    return ["\n".join(templates), *(path.read_text(encoding="utf-8") for path in files)]
+
+
+def _alembic(
+    connection: Any,
+    line: str,
+    *,
+    schema: str = CORE_SCHEMA,
+    before: list[str] | None = None,
+    after: list[str] | None = None,
+    render: Callable[[str], str] | None = None,
+    output: io.StringIO | None = None,
+) -> None:
+    from alembic import command
+
+    config = _config(line, output)
+    config.attributes["line"] = line
+    if line == "store":
+        config.attributes.update(schema=schema, before=before, after=after, render=render)
+    if output is None:
+        config.attributes["connection"] = connection
+    command.upgrade(config, "head", sql=output is not None)
+
+
+def _config(line: str, output: io.StringIO | None = None) -> Any:
+    from alembic.config import Config
+
+    config = Config(output_buffer=output)
+    root = resources.migrations_dir()
+    config.set_main_option("script_location", str(root).replace("%", "%%"))
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", str(root / line).replace("%", "%%"))
+    return config
+
+
+def _script_directory(line: str) -> Any:
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_config(line))
+
+
+@contextmanager
+def _transaction(url: str) -> Iterator[Any]:
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(url, prepare_threshold=None),
+        poolclass=NullPool,
+    )
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except psycopg.Error as error:
+        translated = from_database(error)
+        if translated is error:
+            raise
+        raise translated from error
+    finally:
+        engine.dispose()
+
+
+def _driver(connection: Any) -> psycopg.Connection[Any]:
+    driver: psycopg.Connection[Any] = connection.connection.driver_connection
+    return driver

@@ -1,0 +1,271 @@
+-- The queue of one store: claim, complete, give back. Security definer, owned by the owner of the
+-- source: under row-level security a worker would take a hidden row for a deleted one.
+
+CREATE OR REPLACE FUNCTION {{store}}.lease_items(p_lease {{store}}.lease)
+RETURNS TABLE (
+    ordinal int, {{key_attributes}}, job_priority smallint, job_attempts int,
+    job_enqueued_at timestamptz
+)
+LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC
+SELECT u.ordinal::int, {{keys:u}}, u.job_priority, u.job_attempts, u.job_enqueued_at
+FROM unnest({{keys:(p_lease)}}, (p_lease).job_priority, (p_lease).job_attempts,
+    (p_lease).job_enqueued_at) WITH ORDINALITY
+    AS u ({{keys}}, job_priority, job_attempts, job_enqueued_at, ordinal);
+END;
+COMMENT ON FUNCTION {{store}}.lease_items({{store}}.lease) IS
+'The documents of a lease, numbered as the worker knows them.';
+
+CREATE OR REPLACE FUNCTION {{store}}.requeue_lease(
+    p_lease {{store}}.lease, p_done int [], p_delay interval, p_failed int
+) RETURNS void
+LANGUAGE sql VOLATILE SET search_path FROM CURRENT
+AS $fn$
+INSERT INTO {{store}}.job
+    ({{keys}}, job_priority, job_attempts, job_enqueued_at, job_due_at)
+SELECT {{keys:i}}, i.job_priority, i.job_attempts + p_failed, i.job_enqueued_at,
+    clock_timestamp() + p_delay
+FROM {{store}}.lease_items(p_lease) AS i
+WHERE i.ordinal <> ALL (p_done);
+$fn$;
+COMMENT ON FUNCTION {{store}}.requeue_lease({{store}}.lease, int [], interval, int) IS
+'Puts the documents of a lease that are not done back into the queue.';
+
+CREATE OR REPLACE FUNCTION {{store}}.claim(
+    p_worker uuid, p_limit int, p_lease interval DEFAULT '5 min', p_bytes bigint DEFAULT 16777216
+) RETURNS TABLE (lease bigint, item int, content text, content_hash bytea)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+DECLARE
+    v_lease {{store}}.lease;
+BEGIN
+    IF NOT EXISTS (SELECT FROM embver_internal.writable_versions() AS w
+        WHERE w.collection = {{collection}} AND w.version = {{version}}) THEN
+        RETURN;
+    END IF;
+    FOR v_lease IN
+        DELETE FROM {{store}}.lease AS l WHERE l.lease_seq IN (
+            SELECT x.lease_seq FROM {{store}}.lease AS x
+            WHERE x.lease_expires_at < clock_timestamp()
+            ORDER BY x.lease_seq LIMIT 4 FOR UPDATE SKIP LOCKED)
+        RETURNING l.*
+    LOOP
+        PERFORM {{store}}.requeue_lease(v_lease, '{}', '0', 1);
+    END LOOP;
+
+    WITH picked AS (
+        DELETE FROM {{store}}.job AS j WHERE j.ctid = ANY (ARRAY(
+            SELECT x.ctid FROM {{store}}.job AS x WHERE x.job_due_at <= clock_timestamp()
+            ORDER BY x.job_priority, x.job_seq LIMIT p_limit FOR UPDATE SKIP LOCKED))
+        RETURNING j.*
+    ), document AS (
+        SELECT {{keys:p}}, min(p.job_priority) AS job_priority, max(p.job_attempts) AS job_attempts,
+            min(p.job_enqueued_at) AS job_enqueued_at,
+            row_number() OVER (ORDER BY min(p.job_priority), min(p.job_seq)) AS ordinal
+        FROM picked AS p GROUP BY {{keys:p}}
+    )
+    INSERT INTO {{store}}.lease AS l
+        (lease_worker, lease_expires_at, {{keys}}, job_priority, job_attempts, job_enqueued_at)
+    SELECT p_worker, clock_timestamp() + p_lease, {{key_aggregates}},
+        array_agg(x.job_priority ORDER BY x.ordinal), array_agg(x.job_attempts ORDER BY x.ordinal),
+        array_agg(x.job_enqueued_at ORDER BY x.ordinal)
+    FROM document AS x HAVING count(*) > 0
+    RETURNING l.* INTO v_lease;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+
+    -- Content only for what must be encoded, and only so much as a worker may hold at once: an
+    -- item that comes back without a vector goes back into the queue.
+    RETURN QUERY
+    SELECT v_lease.lease_seq, i.ordinal,
+        CASE WHEN h.content_hash IS DISTINCT FROM e.content_hash
+            AND (i.ordinal = 1 OR sum(length(d.content)) OVER (ORDER BY i.ordinal) <= p_bytes)
+            THEN d.content END,
+        h.content_hash
+    FROM {{store}}.lease_items(v_lease) AS i
+    LEFT JOIN {{schema}}.document AS d ON {{match:d,i}}
+    LEFT JOIN {{store}}.embedding AS e ON {{match:e,i}} AND e.chunk = 0
+    CROSS JOIN LATERAL (SELECT embver.hash(d.content) AS content_hash) AS h
+    ORDER BY i.ordinal;
+END
+$fn$;
+COMMENT ON FUNCTION {{store}}.claim(uuid, int, interval, bigint) IS
+'Leases up to p_limit documents: their jobs become one row of the ledger. Content is NULL where'
+' nothing is to be encoded; completing the lease settles those too.';
+
+CREATE OR REPLACE FUNCTION {{store}}.complete(
+    p_lease bigint, p_items int [], p_hashes bytea [], p_vectors {{element_type}} [],
+    p_errors text [] DEFAULT NULL
+) RETURNS TABLE (written int, failed int, returned int)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '5s'
+AS $fn$
+#variable_conflict use_column
+DECLARE
+    v_lease {{store}}.lease;
+    v_done int[];
+    v_settled int[];
+BEGIN
+    DELETE FROM {{store}}.lease AS l WHERE l.lease_seq = p_lease RETURNING l.* INTO v_lease;
+    IF NOT FOUND THEN
+        PERFORM embver_internal.fail('VM020', format('lease %s is lost', p_lease),
+            jsonb_build_object('lease', p_lease, 'store', {{store_literal}}),
+            'nothing was written; claim again');
+    END IF;
+
+    -- Source rows first, never waiting: who is locked is left for later. KEY SHARE makes a DELETE
+    -- wait for the end of this transaction, so no vector outlives its document.
+    WITH locked AS MATERIALIZED (
+        SELECT i.ordinal, {{keys:d}}, d.content
+        FROM {{store}}.lease_items(v_lease) AS i
+        INNER JOIN {{schema}}.document AS d ON {{match:d,i}}
+        FOR KEY SHARE OF d SKIP LOCKED
+    ), fresh AS MATERIALIZED (
+        SELECT l.*, embver.hash(l.content) AS content_hash FROM locked AS l
+    ), result AS MATERIALIZED (
+        SELECT {{keys:f}}, r.ordinal, r.content_hash, r.embedding, r.error
+        FROM unnest(p_items, p_hashes, p_vectors, p_errors)
+            AS r (ordinal, content_hash, embedding, error)
+        INNER JOIN fresh AS f ON f.ordinal = r.ordinal
+        WHERE f.content_hash = r.content_hash /* the hash check */
+    ), upserted AS (
+        INSERT INTO {{store}}.embedding AS e
+            ({{keys}}, embedding, content_hash, encoded_lease)
+        SELECT {{keys:r}}, r.embedding, r.content_hash, p_lease FROM result AS r
+        WHERE r.error IS NULL AND r.embedding IS NOT NULL
+        ORDER BY {{keys:r}}
+        ON CONFLICT ({{keys}}, chunk) DO UPDATE SET embedding = excluded.embedding,
+            content_hash = excluded.content_hash, encoded_at = excluded.encoded_at,
+            encoded_lease = excluded.encoded_lease
+        WHERE e.encoded_lease < excluded.encoded_lease /* the newer lease wins */
+    ), unchanged AS (
+        -- Also what is only found to be right must outrank an older lease still under way.
+        UPDATE {{store}}.embedding AS e SET encoded_lease = p_lease
+        FROM fresh AS f
+        WHERE {{match:e,f}} AND e.chunk = 0 AND e.content_hash = f.content_hash
+            AND e.encoded_lease < p_lease
+            AND NOT EXISTS (SELECT FROM result AS r WHERE r.ordinal = f.ordinal)
+        RETURNING f.ordinal
+    ), current AS (
+        SELECT f.ordinal FROM fresh AS f
+        INNER JOIN {{store}}.embedding AS e ON {{match:e,f}} AND e.chunk = 0
+        WHERE e.content_hash = f.content_hash AND e.encoded_lease >= p_lease
+    ), buried AS (
+        INSERT INTO {{store}}.dead_letter AS b ({{keys}}, dead_hash, dead_error, dead_attempts)
+        SELECT {{keys:r}}, r.content_hash, r.error, v_lease.job_attempts[r.ordinal] + 1
+        FROM result AS r WHERE r.error IS NOT NULL
+        ON CONFLICT ({{keys}}) DO UPDATE SET dead_hash = excluded.dead_hash,
+            dead_error = excluded.dead_error, dead_attempts = excluded.dead_attempts,
+            dead_at = excluded.dead_at, waived_at = NULL, waived_by = NULL, waived_reason = NULL
+    ), settled AS (
+        SELECT r.ordinal, r.error IS NULL AS is_written, r.error IS NOT NULL AS is_failed
+        FROM result AS r WHERE r.embedding IS NOT NULL OR r.error IS NOT NULL
+        UNION ALL SELECT u.ordinal, false, false FROM unchanged AS u
+        UNION ALL SELECT c.ordinal, false, false FROM current AS c
+    )
+    SELECT coalesce(array_agg(s.ordinal), '{}'), count(*) FILTER (WHERE s.is_written),
+        count(*) FILTER (WHERE s.is_failed)
+    INTO v_done, written, failed FROM settled AS s;
+
+    -- No content, no vector. A completion under way holds KEY SHARE on the row and may be about to
+    -- insert what it encoded before: FOR UPDATE skips such a row, and the job comes back.
+    WITH emptied AS MATERIALIZED (
+        SELECT i.ordinal, {{keys:d}}
+        FROM {{store}}.lease_items(v_lease) AS i
+        INNER JOIN {{schema}}.document AS d ON {{match:d,i}}
+        WHERE i.ordinal <> ALL (v_done) AND d.content IS NULL
+        FOR UPDATE OF d SKIP LOCKED
+    ), removed AS (
+        DELETE FROM {{store}}.embedding AS e USING emptied AS x WHERE {{match:e,x}}
+    )
+    SELECT coalesce(array_agg(x.ordinal), '{}') INTO v_settled FROM emptied AS x;
+    v_done := v_done || v_settled;
+
+    -- The document is gone: so is its vector, unless a newer lease wrote it.
+    WITH gone AS MATERIALIZED (
+        SELECT i.* FROM {{store}}.lease_items(v_lease) AS i
+        WHERE i.ordinal <> ALL (v_done)
+            AND NOT EXISTS (SELECT FROM {{schema}}.document AS d WHERE {{match:d,i}})
+    ), removed AS (
+        DELETE FROM {{store}}.embedding AS e USING gone AS g
+        WHERE {{match:e,g}} AND e.encoded_lease < p_lease
+    )
+    SELECT coalesce(array_agg(g.ordinal), '{}') INTO v_settled FROM gone AS g;
+    v_done := v_done || v_settled;
+
+    DELETE FROM {{store}}.dead_letter AS b USING {{store}}.lease_items(v_lease) AS i
+    WHERE {{match:b,i}} AND i.ordinal = ANY (v_done)
+        AND NOT EXISTS (SELECT FROM unnest(p_items, p_errors) AS r (ordinal, error)
+            WHERE r.ordinal = i.ordinal AND r.error IS NOT NULL);
+    PERFORM {{store}}.requeue_lease(v_lease, v_done, '0.2 s', 0);
+    returned := cardinality(v_lease.job_attempts) - (
+        SELECT count(DISTINCT x.ordinal) FROM unnest(v_done) AS x (ordinal));
+    RETURN NEXT;
+END
+$fn$;
+COMMENT ON FUNCTION {{store}}.complete(bigint, int [], bytea [], {{element_type}} [], text []) IS
+'Ends a lease: writes vectors whose content is still the one encoded, buries failures, removes the'
+' vectors of documents that are gone, and puts the rest back. VM020 when the lease is lost.';
+
+CREATE OR REPLACE FUNCTION {{store}}.give_back(
+    p_lease bigint, p_delay interval DEFAULT '0', p_failed int DEFAULT 0
+) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+DECLARE
+    v_lease {{store}}.lease;
+BEGIN
+    DELETE FROM {{store}}.lease AS l WHERE l.lease_seq = p_lease RETURNING l.* INTO v_lease;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM {{store}}.requeue_lease(v_lease, '{}', p_delay, p_failed);
+    RETURN true;
+END
+$fn$;
+COMMENT ON FUNCTION {{store}}.give_back(bigint, interval, int) IS
+'Returns a lease to the queue, due after p_delay; false when it was lost already.';
+
+CREATE OR REPLACE FUNCTION {{store}}.extend_leases(p_worker uuid, p_lease interval) RETURNS int
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+WITH extended AS (
+    UPDATE {{store}}.lease AS l SET lease_expires_at = clock_timestamp() + p_lease
+    WHERE l.lease_worker = p_worker AND l.lease_expires_at >= clock_timestamp()
+    RETURNING 1
+)
+
+SELECT count(*)::int FROM extended;
+$fn$;
+COMMENT ON FUNCTION {{store}}.extend_leases(uuid, interval) IS
+'Heartbeat: moves the expiry of the worker''s leases that have not expired.';
+
+CREATE OR REPLACE FUNCTION {{store}}.queue_status()
+RETURNS TABLE (
+    ready bigint, waiting bigint, leased bigint, dead bigint, waived bigint,
+    oldest_at timestamptz, next_due_at timestamptz
+)
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+SELECT
+    count(*) FILTER (WHERE j.job_due_at <= clock_timestamp()),
+    count(*) FILTER (WHERE j.job_due_at > clock_timestamp()),
+    (SELECT coalesce(sum(cardinality(l.job_attempts)), 0) FROM {{store}}.lease AS l),
+    (SELECT count(*) FROM {{store}}.dead_letter AS b WHERE b.waived_at IS NULL),
+    (SELECT count(*) FROM {{store}}.dead_letter AS b WHERE b.waived_at IS NOT NULL),
+    least(min(j.job_enqueued_at), (
+        SELECT min(u.enqueued_at)
+        FROM {{store}}.lease AS l, unnest(l.job_enqueued_at) AS u (enqueued_at))),
+    least(min(j.job_due_at) FILTER (WHERE j.job_due_at > clock_timestamp()),
+        (SELECT min(l.lease_expires_at) FROM {{store}}.lease AS l))
+FROM {{store}}.job AS j;
+$fn$;
+COMMENT ON FUNCTION {{store}}.queue_status() IS 'Counts of the queue, the ledger and dead letters.';
+
+CREATE OR REPLACE FUNCTION {{store}}.clear_queue() RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+DELETE FROM {{store}}.job;
+$fn$;
+COMMENT ON FUNCTION {{store}}.clear_queue() IS
+'Forgets the queue of a version that is not written any more; a restart walks again.';

@@ -1,0 +1,263 @@
+-- Filling and checking one store: the barrier, the walk over the source, verify, requeue.
+
+CREATE OR REPLACE FUNCTION {{store}}.writers() RETURNS text []
+LANGUAGE sql VOLATILE SET search_path FROM CURRENT
+AS $fn$
+SELECT coalesce(array_agg(DISTINCT l.virtualtransaction), '{}')
+FROM pg_locks AS l
+WHERE l.locktype = 'relation' AND l.granted
+    AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+    AND l.relation = ANY (ARRAY(
+        SELECT r.relation::oid FROM embver_internal.capture_relations({{source_literal}}) AS r))
+    AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock',
+        'AccessExclusiveLock');
+$fn$;
+COMMENT ON FUNCTION {{store}}.writers() IS
+'Transactions that hold a lock on the source under which they may have written it.';
+
+CREATE OR REPLACE FUNCTION {{store}}.walk_step(p_limit int DEFAULT 1000)
+RETURNS TABLE (phase text, seen bigint, enqueued bigint, waiting_for text [])
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+#variable_conflict use_column
+DECLARE
+    v_walk {{store}}.walk;
+    v_from text := '';
+    v_seen bigint;
+    v_enqueued bigint;
+    v_requested boolean;
+BEGIN
+    SELECT w.* INTO v_walk FROM {{store}}.walk AS w FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND OR NOT EXISTS (SELECT FROM embver_internal.writable_versions() AS v
+        WHERE v.collection = {{collection}} AND v.version = {{version}}) THEN
+        RETURN;
+    END IF;
+
+    WITH taken AS (DELETE FROM {{store}}.rewalk RETURNING 1)
+    SELECT count(*) > 0 INTO v_requested FROM taken;
+    IF v_requested THEN
+        UPDATE {{store}}.walk SET walk_phase = 'pending', walk_sweep = true, walk_ended_at = NULL;
+        v_walk.walk_phase := 'pending';
+    END IF;
+
+    CASE v_walk.walk_phase
+        WHEN 'pending' THEN
+            -- The capture is in place and committed: whoever writes from now on runs it. Older
+            -- writers are noted once, and the walk begins when the last of them has ended.
+            UPDATE {{store}}.walk SET walk_phase = 'barrier', walk_barrier = {{store}}.writers(),
+                ({{keys}}) = (SELECT {{keys:n}} FROM (SELECT (NULL::{{store}}.walk).*) AS n),
+                walk_seen = 0, walk_enqueued = 0, walk_started_at = clock_timestamp();
+        WHEN 'barrier' THEN
+            v_walk.walk_barrier := ARRAY(
+                SELECT unnest(v_walk.walk_barrier) INTERSECT SELECT unnest({{store}}.writers()));
+            UPDATE {{store}}.walk SET walk_barrier = v_walk.walk_barrier,
+                walk_phase = CASE WHEN cardinality(v_walk.walk_barrier) = 0
+                    THEN 'documents' ELSE 'barrier' END;
+        WHEN 'documents', 'orphans' THEN
+            IF ({{keys:v_walk}}) IS NOT NULL THEN
+                v_from := $sql$WHERE ({{keys:d}}) > ({{keys:($1)}})$sql$;
+            END IF;
+            -- LIMIT before the anti-join: a step costs the same wherever it stands.
+            EXECUTE CASE v_walk.walk_phase WHEN 'documents' THEN format($sql$
+                WITH page AS MATERIALIZED (
+                    SELECT {{keys:d}}, d.content FROM {{schema}}.document AS d %1$s
+                    ORDER BY {{keys:d}} LIMIT $2
+                ), todo AS (
+                    INSERT INTO {{store}}.job ({{keys}}, job_priority)
+                    SELECT {{keys:p}}, 100 FROM page AS p
+                    LEFT JOIN {{store}}.embedding AS e ON {{match:e,p}} AND e.chunk = 0
+                    WHERE embver.hash(p.content) IS DISTINCT FROM e.content_hash
+                    RETURNING 1
+                ), moved AS (
+                    UPDATE {{store}}.walk AS w SET ({{keys}}) = (SELECT {{keys:l}} FROM page AS l
+                        ORDER BY {{keys_descending:l}} LIMIT 1)
+                    WHERE EXISTS (SELECT FROM page)
+                )
+                SELECT (SELECT count(*) FROM page), (SELECT count(*) FROM todo)
+                $sql$, v_from)
+            ELSE format($sql$
+                WITH page AS MATERIALIZED (
+                    SELECT {{keys:d}} FROM {{store}}.embedding AS d %1$s
+                    ORDER BY {{keys:d}} LIMIT $2
+                ), todo AS (
+                    INSERT INTO {{store}}.job ({{keys}}, job_priority)
+                    SELECT {{keys:p}}, 100 FROM page AS p
+                    WHERE NOT EXISTS (
+                        SELECT FROM {{schema}}.document AS x WHERE {{match:x,p}})
+                    RETURNING 1
+                ), moved AS (
+                    UPDATE {{store}}.walk AS w SET ({{keys}}) = (SELECT {{keys:l}} FROM page AS l
+                        ORDER BY {{keys_descending:l}} LIMIT 1)
+                    WHERE EXISTS (SELECT FROM page)
+                )
+                SELECT (SELECT count(*) FROM page), (SELECT count(*) FROM todo)
+                $sql$, v_from) END
+            INTO v_seen, v_enqueued USING v_walk, p_limit;
+            UPDATE {{store}}.walk AS w SET
+                walk_seen = w.walk_seen
+                + CASE v_walk.walk_phase WHEN 'documents' THEN v_seen ELSE 0 END,
+                walk_enqueued = w.walk_enqueued + v_enqueued;
+            IF v_seen < p_limit THEN
+                UPDATE {{store}}.walk AS w SET
+                    walk_phase = CASE WHEN v_walk.walk_phase = 'documents' AND w.walk_sweep
+                        THEN 'orphans' ELSE 'done' END,
+                    ({{keys}}) = (SELECT {{keys:n}} FROM (SELECT (NULL::{{store}}.walk).*) AS n),
+                    walk_ended_at = CASE WHEN v_walk.walk_phase = 'orphans' OR NOT w.walk_sweep
+                        THEN clock_timestamp() END;
+            END IF;
+        ELSE
+            NULL;
+    END CASE;
+    RETURN QUERY SELECT w.walk_phase, w.walk_seen, w.walk_enqueued, w.walk_barrier
+    FROM {{store}}.walk AS w;
+END
+$fn$;
+COMMENT ON FUNCTION {{store}}.walk_step(int) IS
+'One bounded step of the backfill: notes the writers to wait for, waits, then enqueues what is'
+' missing or stale among the next p_limit keys. Idle when another worker is at it.';
+
+CREATE OR REPLACE FUNCTION {{store}}.start_walk() RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+UPDATE {{store}}.walk SET walk_phase = 'pending', walk_ended_at = NULL, walk_barrier = NULL,
+    walk_sweep = EXISTS (SELECT FROM {{store}}.embedding);
+$fn$;
+COMMENT ON FUNCTION {{store}}.start_walk() IS 'Asks the workers to walk the source.';
+
+CREATE OR REPLACE FUNCTION {{store}}.request_rewalk() RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+INSERT INTO {{store}}.rewalk DEFAULT VALUES;
+$fn$;
+COMMENT ON FUNCTION {{store}}.request_rewalk() IS 'Asks the workers to walk the source once more.';
+
+CREATE OR REPLACE FUNCTION {{store}}.walk_status()
+RETURNS TABLE (
+    phase text, seen bigint, enqueued bigint, waiting_for text [],
+    started_at timestamptz, ended_at timestamptz, rewalk_requested boolean
+)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+SELECT w.walk_phase, w.walk_seen, w.walk_enqueued, w.walk_barrier, w.walk_started_at,
+    w.walk_ended_at, EXISTS (SELECT FROM {{store}}.rewalk)
+FROM {{store}}.walk AS w;
+$fn$;
+COMMENT ON FUNCTION {{store}}.walk_status() IS 'How far the walk is.';
+
+CREATE OR REPLACE FUNCTION {{store}}.differences()
+RETURNS TABLE ({{key_attributes}}, difference text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+SELECT {{keys:d}}, CASE WHEN e.chunk IS NULL THEN 'missing' ELSE 'stale' END
+FROM {{schema}}.document AS d
+LEFT JOIN {{store}}.embedding AS e ON {{match:e,d}}
+WHERE embver.hash(d.content) IS DISTINCT FROM e.content_hash
+UNION ALL
+SELECT {{keys:e}}, 'orphaned'
+FROM {{store}}.embedding AS e
+WHERE NOT EXISTS (SELECT FROM {{schema}}.document AS d WHERE {{match:d,e}});
+$fn$;
+COMMENT ON FUNCTION {{store}}.differences() IS
+'Every document whose vector is missing, stale (also: has no content any more) or orphaned, in'
+' one snapshot. Reads the whole source.';
+
+CREATE OR REPLACE FUNCTION {{store}}.unaccounted(p_max_lag interval) RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+SELECT count(*)
+FROM {{store}}.differences() AS x
+WHERE NOT EXISTS (SELECT FROM {{store}}.job AS j
+    WHERE {{match:j,x}} AND j.job_enqueued_at > clock_timestamp() - p_max_lag)
+    AND NOT EXISTS (SELECT FROM {{store}}.lease AS embver_lease, {{store}}.lease_items(embver_lease) AS i
+        WHERE {{match:i,x}} AND i.job_enqueued_at > clock_timestamp() - p_max_lag)
+    AND NOT EXISTS (SELECT FROM {{store}}.dead_letter AS b
+        WHERE {{match:b,x}});
+$fn$;
+COMMENT ON FUNCTION {{store}}.unaccounted(interval) IS
+'Documents that differ and have neither a young job nor a dead letter.';
+
+CREATE OR REPLACE FUNCTION {{store}}.requeue(p_only text) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+DECLARE
+    v_count bigint;
+BEGIN
+    CASE p_only
+        WHEN 'failed' THEN
+            WITH raised AS (
+                DELETE FROM {{store}}.dead_letter AS b WHERE b.waived_at IS NULL RETURNING b.*
+            )
+            INSERT INTO {{store}}.job ({{keys}}) SELECT {{keys}} FROM raised;
+        WHEN 'missing', 'stale' THEN
+            INSERT INTO {{store}}.job ({{keys}})
+            SELECT {{keys:x}} FROM {{store}}.differences() AS x
+            WHERE x.difference = p_only OR (p_only = 'stale' AND x.difference = 'orphaned');
+        WHEN 'all' THEN
+            -- A hash that fits nothing makes every vector stale, so that it is encoded again.
+            UPDATE {{store}}.embedding SET content_hash = '\x';
+            INSERT INTO {{store}}.job ({{keys}}, job_priority)
+            SELECT {{keys:d}}, 100 FROM {{schema}}.document AS d;
+    END CASE;
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    RETURN v_count;
+END
+$fn$;
+COMMENT ON FUNCTION {{store}}.requeue(text) IS 'Enqueues failed, missing, stale or all documents.';
+
+CREATE OR REPLACE FUNCTION {{store}}.waive(p_key jsonb, p_reason text) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+DECLARE
+    v_count bigint;
+BEGIN
+    UPDATE {{store}}.dead_letter AS b
+    SET waived_at = now(), waived_by = session_user, waived_reason = p_reason
+    FROM jsonb_populate_record(NULL::{{store}}.dead_letter, p_key) AS k
+    WHERE {{match:b,k}};
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    RETURN v_count;
+END
+$fn$;
+COMMENT ON FUNCTION {{store}}.waive(jsonb, text) IS 'Accepts a dead letter, with a reason.';
+
+CREATE OR REPLACE FUNCTION {{store}}.dead_letters()
+RETURNS TABLE (
+    key jsonb, error text, attempts int, at timestamptz, waived_by text, waived_reason text
+)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+SELECT to_jsonb(embver_key), b.dead_error, b.dead_attempts, b.dead_at, b.waived_by, b.waived_reason
+FROM {{store}}.dead_letter AS b, LATERAL (SELECT {{keys:b}}) AS embver_key;
+$fn$;
+COMMENT ON FUNCTION {{store}}.dead_letters() IS 'Dead letters with their keys.';
+
+CREATE OR REPLACE FUNCTION {{store}}.claim_index_build(p_builder uuid, p_for interval)
+RETURNS boolean
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+WITH taken AS (
+    UPDATE {{store}}.walk AS w
+    SET index_builder = p_builder, index_builder_until = clock_timestamp() + p_for
+    WHERE w.index_builder IS NOT DISTINCT FROM p_builder
+        OR w.index_builder_until IS NULL OR w.index_builder_until < clock_timestamp()
+    RETURNING 1
+)
+
+SELECT EXISTS (SELECT FROM taken);
+$fn$;
+COMMENT ON FUNCTION {{store}}.claim_index_build(uuid, interval) IS
+'One builder at a time; call again to keep the claim.';
+
+CREATE OR REPLACE FUNCTION {{store}}.changed_since(p_at timestamptz) RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+SELECT count(*) FROM {{store}}.embedding AS e WHERE e.encoded_at > p_at;
+$fn$;
+COMMENT ON FUNCTION {{store}}.changed_since(timestamptz) IS 'Documents encoded since.';
+
+CREATE OR REPLACE FUNCTION {{store}}.count_vectors() RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+SELECT count(*) FROM {{store}}.embedding AS e;
+$fn$;
+COMMENT ON FUNCTION {{store}}.count_vectors() IS 'Vectors in the store.';

@@ -1,0 +1,306 @@
+-- Search: what to encode for, the checked query, filters.
+
+CREATE OR REPLACE FUNCTION embver_internal.check_mode(p_mode text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT
+AS $fn$
+BEGIN
+    IF p_mode IS DISTINCT FROM 'single' THEN
+        PERFORM embver_internal.fail('VM006', format(CASE
+                WHEN p_mode IN ('split', 'fused', 'bridged', 'rrf_partial', 'rrf', 'zscore')
+                THEN 'mode %L is not in this release' ELSE 'unknown mode %L' END, p_mode),
+            jsonb_build_object('mode', p_mode, 'modes', ARRAY['single']),
+            'use mode => ''single'', or leave mode out');
+    END IF;
+END
+$fn$;
+COMMENT ON FUNCTION embver_internal.check_mode(text) IS 'VM006 for a mode that is not built.';
+
+CREATE OR REPLACE FUNCTION embver_internal.route_versions(p_collection text, p_mode text)
+RETURNS TABLE (
+    version int, mode text, share float8, encoder jsonb, fingerprint text, dimensions int
+)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $fn$
+#variable_conflict use_column
+DECLARE
+    v_collection embver_internal.collection := embver_internal.find_collection(p_collection);
+BEGIN
+    PERFORM embver_internal.check_mode(coalesce(p_mode, 'single'));
+    RETURN QUERY
+    SELECT v.version, t.mode, 1.0::float8, v.encoder, v.fingerprint, v.dimensions
+    FROM embver_internal.route AS t
+    INNER JOIN embver_internal.version AS v
+        ON v.collection_id = v_collection.collection_id AND v.version = t.active
+    WHERE t.collection = v_collection.name;
+    IF NOT FOUND THEN
+        PERFORM embver_internal.fail('VM011',
+            format('collection %L has no active version yet', v_collection.name),
+            jsonb_build_object('collection', v_collection.name, 'versions', (
+                SELECT coalesce(jsonb_object_agg(v.version, v.state), '{}')
+                FROM embver_internal.version AS v
+                WHERE v.collection_id = v_collection.collection_id)),
+            format('embver rollout promote %s', v_collection.name));
+    END IF;
+END
+$fn$;
+COMMENT ON FUNCTION embver_internal.route_versions(text, text) IS
+'The versions that a search reads; VM011 where none is active yet.';
+
+-- A parameter and a column are both named mode, which only SQL allows.
+CREATE OR REPLACE FUNCTION embver.route(
+    collection text, route_key text DEFAULT NULL, mode text DEFAULT NULL
+) RETURNS TABLE (
+    version int, mode text, share float8, encoder jsonb, fingerprint text, dimensions int
+)
+LANGUAGE sql STABLE SET search_path FROM CURRENT
+AS $fn$
+SELECT r.* FROM embver_internal.route_versions($1, $3) AS r;
+$fn$;
+COMMENT ON FUNCTION embver.route(text, text, text) IS
+'Which versions a caller must encode its query for, now, and with which encoder.';
+
+CREATE OR REPLACE FUNCTION embver_internal.refuse_query(p_collection text, p_version int)
+RETURNS void
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $fn$
+DECLARE
+    v_encode jsonb := (
+        SELECT jsonb_agg(v.version ORDER BY v.version)
+        FROM embver_internal.route AS t
+        INNER JOIN embver_internal.collection AS c ON c.name = t.collection
+        INNER JOIN embver_internal.version AS v ON v.collection_id = c.collection_id
+            AND v.version = t.active
+        WHERE t.collection = p_collection);
+BEGIN
+    PERFORM embver_internal.fail('VM012',
+        format('version %s of %L does not answer searches', p_version, p_collection),
+        jsonb_build_object('collection', p_collection, 'version', p_version,
+            'encode_for', coalesce(v_encode, '[]')),
+        format('ask embver.route(%L) and encode the query for version %s', p_collection,
+            coalesce(v_encode ->> 0, '… (none is active yet)')));
+END
+$fn$;
+COMMENT ON FUNCTION embver_internal.refuse_query(text, int) IS
+'VM012 with the versions to encode for.';
+
+CREATE OR REPLACE FUNCTION embver.query(collection text, version int, embedding vector)
+RETURNS embver.query_vector
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $fn$
+DECLARE
+    v_version embver_internal.version;
+BEGIN
+    SELECT v.* INTO v_version FROM embver_internal.version AS v
+    INNER JOIN embver_internal.collection AS c ON c.collection_id = v.collection_id
+    WHERE c.name = query.collection AND v.version = query.version AND v.state <> 'dropped';
+    IF NOT FOUND THEN
+        PERFORM embver_internal.find_version(
+            (embver_internal.find_collection(query.collection)).collection_id, query.version);
+    END IF;
+    PERFORM embver_internal.check_dimensions(v_version, query.collection, query.embedding);
+    RETURN ROW(query.collection, query.version, v_version.fingerprint, query.embedding)
+        ::embver.query_vector;
+END
+$fn$;
+COMMENT ON FUNCTION embver.query(text, int, vector) IS
+'A query vector tagged with the space it was encoded for; what search takes.';
+
+CREATE OR REPLACE FUNCTION embver_internal.check_dimensions(
+    p_version embver_internal.version, p_collection text, p_embedding vector
+) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $fn$
+BEGIN
+    IF p_embedding IS NULL THEN
+        PERFORM embver_internal.fail('VM006', 'the query vector is NULL',
+            jsonb_build_object('collection', p_collection, 'version', p_version.version),
+            'encode the query first');
+    ELSIF vector_dims(p_embedding) <> p_version.dimensions THEN
+        PERFORM embver_internal.fail('VM013',
+            format('version %s of %L has %s dimensions, the vector %s', p_version.version,
+                p_collection, p_version.dimensions, vector_dims(p_embedding)),
+            jsonb_build_object('collection', p_collection, 'version', p_version.version,
+                'expected', p_version.dimensions, 'got', vector_dims(p_embedding)),
+            format('encode with the encoder that embver.route(%L) names', p_collection));
+    ELSIF p_version.metric = 'cosine' AND vector_norm(p_embedding) = 0 THEN
+        PERFORM embver_internal.fail('VM006', 'the query vector is zero and has no direction',
+            jsonb_build_object('collection', p_collection, 'version', p_version.version),
+            'encode a text that is not empty');
+    END IF;
+END
+$fn$;
+COMMENT ON FUNCTION embver_internal.check_dimensions(embver_internal.version, text, vector) IS
+'VM013 for another number of dimensions, VM006 for NULL and for zero under cosine.';
+
+CREATE OR REPLACE FUNCTION embver_internal.check_search_arguments(p_k int, p_mode text, p_options jsonb)
+RETURNS void
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $fn$
+DECLARE
+    v_option record;
+    v_valid boolean;
+BEGIN
+    IF p_mode IS NOT NULL THEN
+        PERFORM embver_internal.check_mode(p_mode);
+    END IF;
+    IF p_k IS NULL OR p_k < 1 OR p_k > 10000 THEN
+        PERFORM embver_internal.fail('VM006',
+            format('k must be from 1 to 10000, not %s', coalesce(p_k::text, 'NULL')),
+            jsonb_build_object('k', p_k), 'k => 10');
+    END IF;
+    IF p_options = '{}' OR p_options IS NULL THEN
+        RETURN;
+    END IF;
+    IF jsonb_typeof(p_options) <> 'object' THEN
+        PERFORM embver_internal.fail('VM006', 'options must be a JSON object',
+            jsonb_build_object('options', p_options), 'options => ''{"ef_search": 100}''');
+    END IF;
+    FOR v_option IN SELECT o.key, o.value FROM jsonb_each(p_options) AS o LOOP
+        v_valid := CASE v_option.key
+            WHEN 'exact' THEN jsonb_typeof(v_option.value) = 'boolean'
+            WHEN 'ef_search' THEN jsonb_typeof(v_option.value) = 'number'
+                AND v_option.value::numeric BETWEEN 1 AND 1000 AND v_option.value::numeric % 1 = 0
+            ELSE false END;
+        IF NOT v_valid THEN
+            PERFORM embver_internal.fail('VM006',
+                format('search option %L: %s is unknown or out of range', v_option.key,
+                    v_option.value),
+                jsonb_build_object('option', v_option.key, 'value', v_option.value),
+                'options are exact (boolean) and ef_search (1 to 1000)');
+        END IF;
+    END LOOP;
+END
+$fn$;
+COMMENT ON FUNCTION embver_internal.check_search_arguments(int, text, jsonb) IS
+'VM006 for a k, mode or option that search does not take.';
+
+CREATE OR REPLACE FUNCTION embver_internal.choose_query(
+    p_collection text, p_queries embver.query_vector [], p_k int, p_mode text, p_options jsonb
+) RETURNS embver.query_vector
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $fn$
+DECLARE
+    v_query embver.query_vector;
+    v_chosen embver.query_vector;
+    v_version embver_internal.version;
+    v_route embver_internal.route;
+BEGIN
+    PERFORM embver_internal.check_search_arguments(p_k, p_mode, p_options);
+    IF coalesce(cardinality(p_queries), 0) = 0 THEN
+        PERFORM embver_internal.fail('VM006', 'there is no query vector',
+            jsonb_build_object('collection', p_collection),
+            format('pass ARRAY[embver.query(%L, version, vector)]', p_collection));
+    END IF;
+    SELECT t.* INTO v_route FROM embver_internal.route AS t WHERE t.collection = p_collection;
+    FOREACH v_query IN ARRAY p_queries LOOP
+        SELECT v.* INTO v_version FROM embver_internal.version AS v
+        INNER JOIN embver_internal.collection AS c ON c.collection_id = v.collection_id
+        WHERE c.name = p_collection AND v.version = v_query.version;
+        IF NOT FOUND OR v_query.collection IS DISTINCT FROM p_collection
+            OR v_query.fingerprint IS DISTINCT FROM v_version.fingerprint THEN
+            PERFORM embver_internal.refuse_query(p_collection, v_query.version);
+        END IF;
+        PERFORM embver_internal.check_dimensions(v_version, p_collection, v_query.embedding);
+        -- Asked for by name, any live version answers its own vectors; else those that serve.
+        IF v_query.version = ANY (CASE WHEN p_mode IS NULL THEN v_route.serving
+                ELSE v_route.live END)
+            AND (v_chosen IS NULL OR (p_mode IS NULL AND v_query.version = v_route.active)) THEN
+            v_chosen := v_query;
+        END IF;
+    END LOOP;
+    IF v_chosen IS NULL THEN
+        PERFORM embver_internal.refuse_query(p_collection, v_query.version);
+    END IF;
+    RETURN v_chosen;
+END
+$fn$;
+COMMENT ON FUNCTION embver_internal.choose_query(
+    text, embver.query_vector [], int, text, jsonb
+) IS 'Checks every query vector and picks the one that is answered: of the active version if given.';
+
+CREATE OR REPLACE FUNCTION embver_internal.filter_condition(
+    p_collection text, p_source regclass, p_filter jsonb
+) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $fn$
+DECLARE
+    v_conditions text[] := '{}';
+    v_entry record;
+    v_operator record;
+    v_type text;
+    v_values text[];
+    v_value text;
+BEGIN
+    IF jsonb_typeof(p_filter) IS DISTINCT FROM 'object' THEN
+        PERFORM embver_internal.refuse_filter(p_collection, p_filter, 'it is not a JSON object');
+    END IF;
+    FOR v_entry IN SELECT f.key, f.value FROM jsonb_each(p_filter) AS f LOOP
+        IF v_entry.key IN ('$and', '$or') THEN
+            IF jsonb_typeof(v_entry.value) <> 'array' OR jsonb_array_length(v_entry.value) = 0 THEN
+                PERFORM embver_internal.refuse_filter(p_collection, p_filter,
+                    format('%s takes a list of filters', v_entry.key));
+            END IF;
+            v_conditions := v_conditions || (
+                SELECT '(' || string_agg(
+                    embver_internal.filter_condition(p_collection, p_source, x.value),
+                    CASE v_entry.key WHEN '$and' THEN ' AND ' ELSE ' OR ' END) || ')'
+                FROM jsonb_array_elements(v_entry.value) AS x);
+            CONTINUE;
+        END IF;
+        SELECT format_type(a.atttypid, NULL) INTO v_type FROM pg_attribute AS a
+        WHERE a.attrelid = p_source AND a.attname = v_entry.key
+            AND a.attnum > 0 AND NOT a.attisdropped;
+        IF NOT FOUND THEN
+            PERFORM embver_internal.refuse_filter(p_collection, p_filter,
+                format('the source has no column %I', v_entry.key));
+        END IF;
+        FOR v_operator IN
+            SELECT o.key, o.value FROM jsonb_each(CASE jsonb_typeof(v_entry.value)
+                WHEN 'object' THEN v_entry.value
+                ELSE jsonb_build_object('$eq', v_entry.value) END) AS o
+        LOOP
+            IF v_operator.key NOT IN ('$eq', '$in', '$lt', '$lte', '$gt', '$gte')
+                OR (jsonb_typeof(v_operator.value) = 'array') <> (v_operator.key = '$in')
+                OR jsonb_typeof(v_operator.value) = 'object'
+                OR (jsonb_typeof(v_operator.value) = 'null' AND v_operator.key <> '$eq') THEN
+                PERFORM embver_internal.refuse_filter(p_collection, p_filter,
+                    format('%I: %s %s is not an operator with its operand', v_entry.key,
+                        v_operator.key, v_operator.value));
+            END IF;
+            v_values := CASE WHEN v_operator.key = '$in'
+                THEN ARRAY(SELECT jsonb_array_elements_text(v_operator.value))
+                ELSE ARRAY[v_operator.value #>> '{}'] END;
+            BEGIN
+                FOREACH v_value IN ARRAY v_values LOOP
+                    EXECUTE format('SELECT %L::%s', v_value, v_type);
+                END LOOP;
+            EXCEPTION WHEN data_exception THEN
+                PERFORM embver_internal.refuse_filter(p_collection, p_filter,
+                    format('%L is not a value of %I, which is %s', v_value, v_entry.key, v_type));
+            END;
+            v_conditions := v_conditions || CASE
+                WHEN v_operator.key = '$in'
+                    THEN format('embver_row.%I = ANY (%L::%s[])', v_entry.key, v_values::text, v_type)
+                WHEN v_values[1] IS NULL THEN format('embver_row.%I IS NULL', v_entry.key)
+                ELSE format('embver_row.%I %s %L::%s', v_entry.key, CASE v_operator.key
+                        WHEN '$eq' THEN '=' WHEN '$lt' THEN '<' WHEN '$lte' THEN '<='
+                        WHEN '$gt' THEN '>' ELSE '>=' END, v_values[1], v_type) END;
+        END LOOP;
+    END LOOP;
+    RETURN coalesce(nullif(array_to_string(v_conditions, ' AND '), ''), 'true');
+END
+$fn$;
+COMMENT ON FUNCTION embver_internal.filter_condition(text, regclass, jsonb) IS
+'A filter as a condition over the source row embver_row: names and values quoted, values of the column''s'
+' type. VM006 for what is no filter.';
+
+CREATE OR REPLACE FUNCTION embver_internal.refuse_filter(
+    p_collection text, p_filter jsonb, p_reason text
+) RETURNS void
+LANGUAGE sql VOLATILE SET search_path FROM CURRENT
+AS $fn$
+SELECT embver_internal.fail('VM006', format('the filter is refused: %s', p_reason),
+    jsonb_build_object('collection', p_collection, 'filter', p_filter, 'reason', p_reason),
+    'filter => ''{"tenant": 5, "year": {"$gte": 2020}, "lang": {"$in": ["en", "de"]}}''');
+$fn$;
+COMMENT ON FUNCTION embver_internal.refuse_filter(text, jsonb, text) IS 'Raises VM006.';
