@@ -126,9 +126,7 @@ class IncompatibleSchema(EmbverError):
     exit_code = 4
 
 
-_BY_CODE: dict[str, type[EmbverError]] = {
-    cls.code: cls for cls in EmbverError.__subclasses__()
-}
+_BY_CODE: dict[str, type[EmbverError]] = {cls.code: cls for cls in EmbverError.__subclasses__()}
 
 
 def from_database(error: psycopg.Error) -> Exception:

@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.rows import tuple_row
 
 from embver_pg import resources
 from embver_pg.errors import IncompatibleSchema, from_database
@@ -33,7 +34,7 @@ def init(url: str) -> None:
     """
     with _transaction(url) as connection:
         _alembic(connection, "core")
-        raw = _driver(connection)
+        raw = driver(connection)
         for collection, version in raw.execute(
             "SELECT collection, version FROM embver.versions WHERE state <> 'dropped'"
             " ORDER BY collection, version"
@@ -50,13 +51,25 @@ def script() -> str:
     return buffer.getvalue()
 
 
+def missing() -> IncompatibleSchema:
+    """The error for a database without the control schema."""
+    return IncompatibleSchema(
+        "embver-pg is not installed in this database.",
+        detail={"database": None, "library": head("core")},
+        hint="embver init",
+    )
+
+
 def revision(connection: psycopg.Connection[Any]) -> str | None:
     """The revision of the control schema, None where it is not installed."""
-    row = connection.execute("SELECT to_regclass('embver_internal.alembic_version')").fetchone()
-    if row is None or row[0] is None:
-        return None
-    row = connection.execute("SELECT version_num FROM embver_internal.alembic_version").fetchone()
-    return str(row[0]) if row else None
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute("SELECT to_regclass('embver_internal.alembic_version')")
+        found = cursor.fetchone()
+        if found is None or found[0] is None:
+            return None
+        cursor.execute("SELECT version_num FROM embver_internal.alembic_version")
+        found = cursor.fetchone()
+        return str(found[0]) if found else None
 
 
 def check(connection: psycopg.Connection[Any]) -> None:
@@ -70,9 +83,7 @@ def check(connection: psycopg.Connection[Any]) -> None:
         return
     detail = {"database": found, "library": expected}
     if found is None:
-        raise IncompatibleSchema(
-            "embver-pg is not installed in this database.", detail=detail, hint="embver init"
-        )
+        raise missing()
     known = {entry.revision for entry in _script_directory("core").walk_revisions()}
     if found in known:
         raise IncompatibleSchema(
@@ -101,7 +112,12 @@ def version_transaction(url: str) -> Iterator[Any]:
 
 
 def migrate_store(
-    connection: Any, collection: str, version: int, output: io.StringIO | None = None
+    connection: Any,
+    collection: str,
+    version: int,
+    *,
+    output: io.StringIO | None = None,
+    first: str | None = None,
 ) -> None:
     """Create a store's tables, or bring them to this release, then its functions and grants.
 
@@ -110,8 +126,9 @@ def migrate_store(
         collection: The collection's name.
         version: The version's number.
         output: Print the statements there and run nothing.
+        first: A statement that the printed script begins with.
     """
-    raw = _driver(connection)
+    raw = driver(connection)
     row = raw.execute(
         "SELECT s.store, embver_internal.source_owner(c.source)::text, c.collection_id"
         " FROM embver_internal.collection c, LATERAL"
@@ -128,6 +145,8 @@ def migrate_store(
     before = [sql.SQL("SET LOCAL ROLE {owner};").format(**names).as_string(raw)]
     if exists is None or not exists[0]:
         before.insert(0, create.format(**names).as_string(raw))
+    if first is not None:
+        before[:0] = [resources.read_sql("preflight.sql"), first]
     after = [
         "RESET ROLE;",
         f"SELECT embver_internal.attach_store({collection_id}, {version});",
@@ -141,8 +160,15 @@ def migrate_store(
         assert found is not None
         return str(found[0])
 
-    _alembic(connection, "store", schema=store, before=before, after=after, render=render,
-             output=output)
+    _alembic(
+        connection,
+        "store",
+        schema=store,
+        before=before,
+        after=after,
+        render=render,
+        output=output,
+    )
 
 
 def run_file(relative: str) -> None:
@@ -162,7 +188,7 @@ def run_sql(connection: Any, text: str) -> None:
 
         op.get_context().impl.static_output(text)
     else:
-        _driver(connection).execute(text.encode())
+        driver(connection).execute(text.encode())
 
 
 def run_environment(context: Any) -> None:
@@ -171,8 +197,12 @@ def run_environment(context: Any) -> None:
     arguments = context.get_x_argument(as_dictionary=True)
     line = given.get("line") or arguments.get("line")
     if line == "core":
-        given = {"schema": CORE_SCHEMA, "before": [resources.read_sql("preflight.sql")],
-                 "after": _routines(), **given}
+        given = {
+            "schema": CORE_SCHEMA,
+            "before": [resources.read_sql("preflight.sql")],
+            "after": _routines(),
+            **given,
+        }
     elif "schema" not in given:
         raise SystemExit(
             "Name the line: alembic -x line=core …; stores are migrated by `embver upgrade`."
@@ -287,6 +317,7 @@ def _transaction(url: str) -> Iterator[Any]:
         engine.dispose()
 
 
-def _driver(connection: Any) -> psycopg.Connection[Any]:
+def driver(connection: Any) -> psycopg.Connection[Any]:
+    """The psycopg connection under a SQLAlchemy connection."""
     driver: psycopg.Connection[Any] = connection.connection.driver_connection
     return driver

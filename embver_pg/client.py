@@ -1,0 +1,490 @@
+"""The Python interface: thin objects over the SQL functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from embver_pg import codec, schema, versions
+from embver_pg.db import Database, Row, resolve_url, translated
+from embver_pg.encoders import Encoder, EncoderSpec, checked, load
+from embver_pg.errors import RouteChanged, SpaceChanged, VersionNotFound
+from embver_pg.evaluation.golden_files import GoldenSet, read_golden_set
+from embver_pg.evaluation.run import Evaluation, Gate, evaluate_version, record_gate
+from embver_pg.worker import Worker, WorkerReport
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A document found.
+
+    Attributes:
+        key: Values of the key columns by name.
+        score: Higher is better: cosine similarity, inner product, or 1 / (1 + l2 distance).
+        distance: pgvector's distance.
+        rank: From 1.
+        version: The version that answered.
+        chunk: The part of the document that matched; 0 where documents are not cut.
+    """
+
+    key: Mapping[str, Any]
+    score: float
+    distance: float
+    rank: int
+    version: int
+    chunk: int = 0
+
+    @property
+    def id(self) -> Any:
+        """The key's value, or a tuple where the key has several columns."""
+        values = tuple(self.key.values())
+        return values[0] if len(values) == 1 else values
+
+
+def connect(url: str | None = None, *, install: bool | None = None) -> Embver:
+    """Open a database.
+
+    Args:
+        url: A PostgreSQL URL; else ``EMBVER_DATABASE_URL``, else the embedded server.
+        install: Install or upgrade the schema; by default only on the embedded server.
+
+    Raises:
+        InvalidArgument: The URL is malformed, or no server answers there.
+        IncompatibleSchema: The schema is of another release.
+    """
+    import os
+
+    from embver_pg.db import DATABASE_URL
+
+    embedded = not (url or os.environ.get(DATABASE_URL))
+    resolved = resolve_url(url)
+    if install or (install is None and embedded):
+        with translated():
+            schema.init(resolved)
+    return Embver(Database(resolved))
+
+
+class Embver:
+    """A database with embver-pg installed. Safe to share between threads."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._encoders: dict[str, Encoder] = {}
+
+    def __enter__(self) -> Embver:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.database.close()
+
+    def create_collection(
+        self, name: str, source: str, content: str, key_columns: Sequence[str] | None = None
+    ) -> Collection:
+        """Register a source table; see ``embver.create_collection``.
+
+        Args:
+            name: Lower-case letters, digits and underscores.
+            source: The table, quoted as in SQL where it needs to be.
+            content: SQL expression over the table's columns.
+            key_columns: Default the primary key.
+
+        Raises:
+            AlreadyExists: The name is taken.
+            UnsupportedSource: The table cannot be captured.
+            InvalidContent: The expression is refused.
+        """
+        self.database.rows(
+            "SELECT embver.create_collection(%s, %s::regclass, %s, %s::text[])",
+            (name, source, content, list(key_columns) if key_columns is not None else None),
+        )
+        return Collection(self, name)
+
+    def collection(self, name: str) -> Collection:
+        """A registered collection.
+
+        Raises:
+            CollectionNotFound: There is none of this name.
+        """
+        self.database.rows("SELECT embver_internal.find_collection(%s)", (name,))
+        return Collection(self, name)
+
+    def collections(self) -> list[Row]:
+        """All collections, as ``embver.collections`` shows them."""
+        return self.database.rows("SELECT * FROM embver.collections ORDER BY name")
+
+    def worker(self, **options: Any) -> Worker:
+        """A worker on this database; see :class:`embver_pg.worker.Worker`."""
+        return Worker(self.database, **options)
+
+    def drain(self, **options: Any) -> WorkerReport:
+        """Work until every live store is filled and nothing waits."""
+        return self.worker(**options).run(drain=True)
+
+    def encoder(self, spec: Mapping[str, Any], fingerprint: str, *, cosine: bool = True) -> Encoder:
+        """The encoder of a version, checked to be the one it was made with.
+
+        Raises:
+            SpaceChanged: The model behind the name is another one.
+        """
+        if fingerprint not in self._encoders:
+            encoder = load(EncoderSpec.from_json(spec))
+            if encoder.fingerprint != fingerprint:
+                raise SpaceChanged(
+                    "The encoder is not the one that the version was made with.",
+                    detail={"expected": fingerprint, "found": encoder.fingerprint},
+                    hint="Install the same model files that the version names.",
+                )
+            self._encoders[fingerprint] = checked(encoder, cosine=cosine)
+        return self._encoders[fingerprint]
+
+
+class Collection:
+    """A registered collection."""
+
+    def __init__(self, embver: Embver, name: str) -> None:
+        self.embver = embver
+        self.name = name
+
+    @property
+    def _database(self) -> Database:
+        return self.embver.database
+
+    def show(self) -> Row:
+        """The collection as ``embver.collections`` shows it."""
+        row = self._database.row("SELECT * FROM embver.collections WHERE name = %s", (self.name,))
+        assert row is not None
+        return row
+
+    def refresh(self) -> None:
+        """Rebuild the generated objects after the source was altered."""
+        self._database.rows("SELECT embver.refresh_collection(%s)", (self.name,))
+
+    def drop(self) -> None:
+        """Forget the collection; refused while it has stores."""
+        self._database.rows("SELECT embver.drop_collection(%s)", (self.name,))
+
+    def add_version(
+        self,
+        encoder: str | EncoderSpec | Encoder,
+        *,
+        metric: str = "cosine",
+        element_type: str = "vector",
+        index: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> int:
+        """Create a model version and its store.
+
+        Args:
+            encoder: A URI such as ``hash:256``, a specification, or an encoder.
+            metric: ``cosine``, ``l2`` or ``ip``.
+            element_type: ``vector`` (up to 2,000 dimensions) or ``halfvec`` (up to 4,000).
+            index: ``{"type": "hnsw", "m": 16, "ef_construction": 64}`` or ``{"type": "none"}``.
+            **options: Fields or options of the encoder, such as ``query_prompt``, ``base_url``.
+
+        Returns:
+            The version's number.
+        """
+        spec = self._version_spec(encoder, metric, element_type, index, options)
+        return versions.add_version(self._database, self.name, spec)
+
+    def version_script(
+        self,
+        encoder: str | EncoderSpec | Encoder,
+        *,
+        metric: str = "cosine",
+        element_type: str = "vector",
+        index: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> str:
+        """What :meth:`add_version` would run, as a script for psql."""
+        spec = self._version_spec(encoder, metric, element_type, index, options)
+        return versions.version_script(self._database, self.name, spec)
+
+    def _version_spec(
+        self,
+        encoder: str | EncoderSpec | Encoder,
+        metric: str,
+        element_type: str,
+        index: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+    ) -> versions.VersionSpec:
+        loaded = load(encoder, **options) if isinstance(encoder, str | EncoderSpec) else encoder
+        return versions.VersionSpec(
+            encoder=loaded.spec,
+            fingerprint=loaded.fingerprint,
+            dimensions=loaded.dimensions,
+            metric=metric,
+            element_type=element_type,
+            index=index or versions.DEFAULT_INDEX,
+        )
+
+    def versions(self) -> list[Row]:
+        """The versions as ``embver.versions`` shows them, dropped ones left out."""
+        return self._database.rows(
+            "SELECT * FROM embver.versions WHERE collection = %s AND state <> 'dropped'"
+            " ORDER BY version",
+            (self.name,),
+        )
+
+    def version(self, number: int) -> Row:
+        """One version.
+
+        Raises:
+            VersionNotFound: There is none of this number.
+        """
+        for row in self.versions():
+            if row["version"] == number:
+                return row
+        raise VersionNotFound(
+            f"Collection {self.name!r} has no version {number}.",
+            detail={"collection": self.name, "version": number},
+            hint=f"embver version list {self.name}",
+        )
+
+    def drop_version(self, version: int, *, timeout: float = 60.0) -> None:
+        """Drop the store of a created or retired version."""
+        versions.drop_version(self._database, self.name, version, timeout=timeout)
+
+    def retire_version(self, version: int) -> None:
+        """Stop the writes of a version that serves no more."""
+        self._database.rows("SELECT embver.retire_version(%s, %s)", (self.name, version))
+
+    def start_rollout(
+        self,
+        to_version: int,
+        strategy: str = "shadow",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Start filling a version; see ``embver.start_rollout``."""
+        self._database.rows(
+            "SELECT embver.start_rollout(%s, %s, %s, %s)",
+            (self.name, to_version, strategy, Jsonb(dict(options or {}))),
+        )
+
+    def pause_rollout(self, reason: str | None = None) -> None:
+        """Stop the filling; the capture goes on."""
+        self._database.rows("SELECT embver.pause_rollout(%s, %s)", (self.name, reason))
+
+    def resume_rollout(self) -> None:
+        """Go on filling."""
+        self._database.rows("SELECT embver.resume_rollout(%s)", (self.name,))
+
+    def abort_rollout(self, reason: str | None = None) -> None:
+        """Go back to the state before the rollout."""
+        self._database.rows("SELECT embver.abort_rollout(%s, %s)", (self.name, reason))
+
+    def promote(self, *, force: bool = False, reason: str | None = None) -> None:
+        """Atomic cutover to the rollout's version.
+
+        Raises:
+            NotReady: Something is missing, or the index is not valid.
+            GateFailed: No passed evaluation opens this promotion.
+        """
+        self._database.rows("SELECT embver.promote(%s, %s, %s)", (self.name, force, reason))
+
+    def rollback(self, reason: str | None = None) -> None:
+        """The previous version is active again; nothing is lost."""
+        self._database.rows("SELECT embver.rollback(%s, %s)", (self.name, reason))
+
+    def rollouts(self) -> list[Row]:
+        """The rollouts, newest first."""
+        return self._database.rows(
+            "SELECT * FROM embver.rollouts WHERE collection = %s ORDER BY rollout_id DESC",
+            (self.name,),
+        )
+
+    def verify(self, version: int) -> Row:
+        """Exact counts of missing, stale and orphaned vectors."""
+        row = self._database.row("SELECT * FROM embver.verify(%s, %s)", (self.name, version))
+        assert row is not None
+        return row
+
+    def requeue(self, version: int, only: str = "failed") -> int:
+        """Enqueue ``failed``, ``missing``, ``stale`` or ``all`` documents again."""
+        return int(
+            self._database.value("SELECT embver.requeue(%s, %s, %s)", (self.name, version, only))
+        )
+
+    def waive(self, version: int, key: Mapping[str, Any], reason: str) -> None:
+        """Accept a dead letter, so that it does not block a promotion."""
+        self._database.rows(
+            "SELECT embver.waive(%s, %s, %s, %s)",
+            (self.name, version, Jsonb(json.loads(json.dumps(dict(key), default=str))), reason),
+        )
+
+    def route(self) -> list[Row]:
+        """Which versions a query must be encoded for, now."""
+        return self._database.rows("SELECT * FROM embver.route(%s)", (self.name,))
+
+    def set_route(self, mode: str, share: float | None = None, reason: str | None = None) -> None:
+        """How searches are answered."""
+        self._database.rows(
+            "SELECT embver.set_route(%s, %s, %s, %s)", (self.name, mode, share, reason)
+        )
+
+    def search(
+        self,
+        text: str,
+        k: int = 10,
+        *,
+        route_key: str | None = None,
+        filter: Mapping[str, Any] | None = None,
+        mode: str | None = None,
+        version: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> list[Hit]:
+        """The documents nearest to a text, encoded with the routed version's encoder.
+
+        A promotion between the encoding and the search is noticed: the route is asked again, once.
+
+        Args:
+            text: The query.
+            k: How many documents, 1 to 10,000.
+            route_key: Of the caller, for a sticky share of traffic.
+            filter: Conditions on source columns, such as ``{"tenant": 5}``.
+            mode: How versions are combined; default what the route says.
+            version: Ask this live version, whatever the route says.
+            options: ``exact``, ``ef_search``.
+        """
+        for last in (False, True):
+            if version is not None:
+                row = self.version(version)
+                routed, mode = [row], "single"
+            else:
+                routed = self._database.rows(
+                    "SELECT * FROM embver.route(%s, %s, %s)", (self.name, route_key, mode)
+                )
+            try:
+                return self._search(
+                    [(row["version"], self._encode(row, text)) for row in routed],
+                    k,
+                    route_key,
+                    filter,
+                    mode,
+                    options,
+                )
+            except RouteChanged:
+                if last or version is not None:
+                    raise
+        raise AssertionError("unreachable")
+
+    def search_vector(
+        self,
+        version: int,
+        vector: Sequence[float] | np.ndarray[Any, Any],
+        k: int = 10,
+        *,
+        filter: Mapping[str, Any] | None = None,
+        mode: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> list[Hit]:
+        """The documents nearest to a vector ``[d]`` of a version's space."""
+        encoded = np.asarray(vector, dtype=np.float32)
+        return self._search([(version, encoded)], k, None, filter, mode, options)
+
+    def _encode(self, row: Row, text: str) -> np.ndarray[Any, Any]:
+        encoder = self.embver.encoder(row["encoder"], row["fingerprint"])
+        return encoder.encode_queries([text])[0]
+
+    def _search(
+        self,
+        queries: Sequence[tuple[int, np.ndarray[Any, Any]]],
+        k: int,
+        route_key: str | None,
+        filter: Mapping[str, Any] | None,
+        mode: str | None,
+        options: Mapping[str, Any] | None,
+    ) -> list[Hit]:
+        each = sql.SQL("embver.query(%s, %s, %s)")
+        query = sql.SQL(
+            "SELECT * FROM {search}(ARRAY[{queries}], %s, %s, %s, %s, %s) ORDER BY rank"
+        ).format(
+            search=sql.Identifier(f"embver_{self.name}", "search"),
+            queries=sql.SQL(", ").join([each] * len(queries)),
+        )
+        parameters: list[Any] = []
+        for version, vector in queries:
+            parameters += [self.name, version, codec.Vector(vector)]
+        parameters += [
+            k,
+            route_key,
+            Jsonb(filter) if filter is not None else None,
+            mode,
+            Jsonb(dict(options or {})),
+        ]
+        return [_hit(row) for row in self._database.rows(query, parameters)]
+
+    def import_golden_set(
+        self,
+        golden: GoldenSet | str | Path,
+        *,
+        queries: str | Path | None = None,
+        name: str | None = None,
+    ) -> Row:
+        """Store a golden set, read from BEIR layout or plain files where a path is given.
+
+        Returns:
+            set_version, queries, judgments, unknown_documents.
+        """
+        from embver_pg.evaluation.golden import import_golden_set
+
+        read = (
+            golden
+            if isinstance(golden, GoldenSet)
+            else read_golden_set(
+                Path(golden), queries=Path(queries) if queries else None, name=name
+            )
+        )
+        return import_golden_set(self._database, self.name, read)
+
+    def evaluate(
+        self,
+        version: int,
+        *,
+        golden_set: str | None = None,
+        k: int = 10,
+        exact: bool = False,
+    ) -> Evaluation:
+        """Run a golden set through the SQL search of one version, and keep the figures."""
+        row = self.version(version)
+        encoder = self.embver.encoder(row["encoder"], row["fingerprint"])
+        return evaluate_version(
+            self._database, self.name, row, encoder, golden_set=golden_set, k=k, exact=exact
+        )
+
+    def gate(
+        self,
+        candidate: Evaluation,
+        baseline: Evaluation,
+        *,
+        metric: str = "ndcg",
+        margin: float | None = None,
+        alpha: float | None = None,
+    ) -> Gate:
+        """Decide whether the candidate is not worse by more than the margin, and keep it."""
+        return record_gate(
+            self._database,
+            self.name,
+            candidate,
+            baseline,
+            metric=metric,
+            margin=margin,
+            alpha=alpha,
+        )
+
+
+def _hit(row: Row) -> Hit:
+    own = ("chunk", "score", "distance", "rank", "version")
+    key = {name: value for name, value in row.items() if name not in own}
+    return Hit(key, **{name: row[name] for name in own})

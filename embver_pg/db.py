@@ -1,0 +1,140 @@
+"""The door to the database: connections, and the translation of its errors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
+from psycopg_pool import ConnectionPool
+
+from embver_pg import codec, schema
+from embver_pg.errors import EmbverError, InvalidArgument, from_database
+
+Row = dict[str, Any]
+DATABASE_URL = "EMBVER_DATABASE_URL"
+
+
+def resolve_url(url: str | None = None) -> str:
+    """The database to use: the one given, else ``EMBVER_DATABASE_URL``, else the embedded server.
+
+    Raises:
+        InvalidArgument: The URL is malformed.
+        EmbeddedServerError: The embedded server is needed and cannot start.
+    """
+    found = url or os.environ.get(DATABASE_URL)
+    if not found:
+        from embver_pg import embedded
+
+        return embedded.start()
+    # SQLAlchemy's spelling is what many have at hand.
+    found = found.replace("postgresql+psycopg://", "postgresql://", 1)
+    try:
+        conninfo_to_dict(found)
+    except psycopg.Error as error:
+        raise InvalidArgument(
+            f"The database URL is malformed: {str(error).strip()}",
+            hint="Write postgresql://user:password@host:5432/database",
+        ) from error
+    return found
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise our own exceptions for SQLSTATEs of class VM, and for a missing schema."""
+    try:
+        yield
+    except EmbverError:
+        raise
+    except psycopg.errors.UndefinedTable as error:
+        if "embver" in str(error):
+            raise schema.missing() from error
+        raise
+    except psycopg.Error as error:
+        ours = from_database(error)
+        if ours is error:
+            raise
+        raise ours from error
+
+
+def open_connection(url: str) -> psycopg.Connection[Row]:
+    """A connection in autocommit that works behind a transaction-mode pooler."""
+    try:
+        connection = psycopg.connect(
+            url, autocommit=True, prepare_threshold=None, row_factory=dict_row
+        )
+    except psycopg.OperationalError as error:
+        raise InvalidArgument(
+            f"The database cannot be reached: {str(error).strip()}",
+            hint="Check --database-url or EMBVER_DATABASE_URL, and that the server runs.",
+        ) from error
+    codec.register(connection)
+    return connection
+
+
+class Database:
+    """A small pool of connections to one database, and calls of its functions by name."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._pool: ConnectionPool[psycopg.Connection[Row]] | None = None
+
+    @contextmanager
+    def connection(self) -> Iterator[psycopg.Connection[Row]]:
+        """A connection in autocommit; errors come out as ours."""
+        if self._pool is None:
+            self._open()
+        assert self._pool is not None
+        with translated(), self._pool.connection() as connection:
+            yield connection
+
+    def rows(self, query: str | sql.Composable, parameters: Sequence[Any] = ()) -> list[Row]:
+        """All rows of a query."""
+        with self.connection() as connection:
+            cursor = connection.execute(_composed(query), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def row(self, query: str | sql.Composable, parameters: Sequence[Any] = ()) -> Row | None:
+        """The first row of a query, if there is one."""
+        found = self.rows(query, parameters)
+        return found[0] if found else None
+
+    def value(self, query: str | sql.Composable, parameters: Sequence[Any] = ()) -> Any:
+        """The only column of the first row."""
+        row = self.row(query, parameters)
+        return next(iter(row.values())) if row else None
+
+    def close(self) -> None:
+        """Close the pool; a later call opens it again."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _open(self) -> None:
+        # The pool retries for long; a wrong URL should say so at once.
+        with open_connection(self.url) as connection:
+            schema.check(connection)
+        self._pool = ConnectionPool(
+            self.url,
+            connection_class=psycopg.Connection[Row],
+            min_size=0,
+            max_size=8,
+            open=True,
+            configure=codec.register,
+            check=ConnectionPool.check_connection,
+            kwargs={"autocommit": True, "prepare_threshold": None, "row_factory": dict_row},
+        )
+
+
+def _composed(query: str | sql.Composable) -> Any:
+    return query
+
+
+def store_function(store: str, name: str) -> sql.Composable:
+    """The qualified name of a store's function."""
+    return sql.SQL("{}.{}").format(sql.Identifier(store), sql.Identifier(name))

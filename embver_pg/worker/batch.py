@@ -1,0 +1,101 @@
+"""One batch: what was leased, encoded with the poisoned inputs set apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from embver_pg.encoders import Encoder, RejectedInputError, Vectors
+from embver_pg.errors import EmbverError
+
+
+@dataclass(frozen=True)
+class Item:
+    """A document of a lease.
+
+    Attributes:
+        number: Its number within the lease.
+        content: The text to encode; None where nothing is to be encoded.
+        content_hash: Hash of the content.
+    """
+
+    number: int
+    content: str | None
+    content_hash: bytes | None
+
+
+@dataclass
+class Encoded:
+    """The outcome of a batch.
+
+    Attributes:
+        items: Items encoded, in the order of ``vectors``.
+        vectors: ``[n, d] float32``.
+        failed: Items that the encoder refuses, with the reason.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    vectors: list[Vectors] = field(default_factory=list)
+    failed: list[tuple[Item, str]] = field(default_factory=list)
+
+
+def encode_batch(encoder: Encoder, items: Sequence[Item]) -> Encoded:
+    """Encode a batch; where the encoder refuses an input, bisect down to it.
+
+    Equal texts are encoded once.
+
+    Args:
+        encoder: A checked encoder.
+        items: Items with content.
+
+    Raises:
+        EmbverError: What is no fault of a document: the provider is down, refuses everything,
+            or returns what is not one vector an input.
+    """
+    by_content: dict[str, list[Item]] = {}
+    for item in items:
+        if item.content is not None:
+            by_content.setdefault(item.content, []).append(item)
+    texts = list(by_content)
+    outcome = Encoded()
+
+    def attempt(chosen: list[str]) -> None:
+        try:
+            vectors = encoder.encode_documents(chosen)
+        except RejectedInputError as error:
+            for half in _suspects(chosen, error, outcome, by_content):
+                attempt(half)
+            return
+        for row, text in enumerate(chosen):
+            for item in by_content[text]:
+                outcome.items.append(item)
+                outcome.vectors.append(vectors[row])
+
+    if texts:
+        attempt(texts)
+    return outcome
+
+
+def stacked(vectors: Sequence[Vectors], dimensions: int) -> Vectors:
+    """Rows as a matrix ``[n, d] float32``, also where there are none."""
+    return np.stack(vectors) if vectors else np.zeros((0, dimensions), dtype=np.float32)
+
+
+def _suspects(
+    texts: list[str],
+    error: EmbverError,
+    outcome: Encoded,
+    by_content: dict[str, list[Item]],
+) -> list[list[str]]:
+    """What to try again after a refusal: the innocent at once, the suspects by halves."""
+    positions = sorted(set(error.detail.get("positions") or range(len(texts))))
+    guilty = [texts[position] for position in positions]
+    innocent = [text for number, text in enumerate(texts) if number not in set(positions)]
+    if len(guilty) == 1 or error.detail.get("exact"):
+        for text in guilty:
+            outcome.failed.extend((item, error.message) for item in by_content[text])
+        return [innocent] if innocent else []
+    middle = len(guilty) // 2
+    return [part for part in (innocent, guilty[:middle], guilty[middle:]) if part]
