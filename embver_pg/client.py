@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embver_pg import codec, schema, versions
-from embver_pg.db import Database, Row, resolve_url, translated
+from embver_pg.db import DATABASE_URL, Database, Row, open_connection, resolve_url
 from embver_pg.encoders import Encoder, EncoderSpec, checked, load
 from embver_pg.errors import RouteChanged, SpaceChanged, VersionNotFound
 from embver_pg.evaluation.golden_files import GoldenSet, read_golden_set
@@ -53,20 +54,18 @@ def connect(url: str | None = None, *, install: bool | None = None) -> Embver:
 
     Args:
         url: A PostgreSQL URL; else ``EMBVER_DATABASE_URL``, else the embedded server.
-        install: Install or upgrade the schema; by default only on the embedded server.
+        install: Install the schema where it is missing; by default only on the embedded server.
 
     Raises:
         InvalidArgument: The URL is malformed, or no server answers there.
         IncompatibleSchema: The schema is of another release.
     """
-    import os
-
-    from embver_pg.db import DATABASE_URL
-
     embedded = not (url or os.environ.get(DATABASE_URL))
     resolved = resolve_url(url)
-    if install or (install is None and embedded):
-        with translated():
+    if embedded if install is None else install:
+        with open_connection(resolved) as connection:
+            missing = schema.revision(connection) is None
+        if missing:
             schema.init(resolved)
     return Embver(Database(resolved))
 
@@ -395,7 +394,8 @@ class Collection:
 
     def _encode(self, row: Row, text: str) -> np.ndarray[Any, Any]:
         encoder = self.embver.encoder(row["encoder"], row["fingerprint"])
-        return encoder.encode_queries([text])[0]
+        vector: np.ndarray[Any, Any] = encoder.encode_queries([text])[0]
+        return vector
 
     def _search(
         self,

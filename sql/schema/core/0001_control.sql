@@ -102,8 +102,8 @@ CREATE TABLE embver_internal.route (
     previous int,
     mode text NOT NULL DEFAULT 'single',
     share float8,
-    serving int [] NOT NULL DEFAULT '{}',
-    live int [] NOT NULL DEFAULT '{}',
+    serving int[] NOT NULL DEFAULT '{}',
+    live int[] NOT NULL DEFAULT '{}',
     changed_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT route_mode_check CHECK (mode IN ('single', 'split', 'fused', 'bridged')),
     CONSTRAINT route_share_check CHECK (share BETWEEN 0 AND 1)

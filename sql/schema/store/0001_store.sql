@@ -34,9 +34,9 @@ CREATE TABLE {{store}}.lease (
     lease_claimed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     lease_expires_at timestamptz NOT NULL,
     {{key_array_definitions}},
-    job_priority smallint [] NOT NULL,
-    job_attempts int [] NOT NULL,
-    job_enqueued_at timestamptz [] NOT NULL
+    job_priority smallint[] NOT NULL,
+    job_attempts int[] NOT NULL,
+    job_enqueued_at timestamptz[] NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 1000);
 COMMENT ON TABLE {{store}}.lease IS
 'The ledger: one row a batch under way. Completing deletes exactly this row, or the lease is lost.';
@@ -58,7 +58,7 @@ COMMENT ON TABLE {{store}}.dead_letter IS 'Documents that failed for good, with 
 CREATE TABLE {{store}}.walk (
     walk_only boolean PRIMARY KEY DEFAULT true,
     walk_phase text NOT NULL DEFAULT 'idle',
-    walk_barrier text [],
+    walk_barrier text[],
     {{key_nullable_definitions}},
     walk_sweep boolean NOT NULL DEFAULT false,
     walk_seen bigint NOT NULL DEFAULT 0,
