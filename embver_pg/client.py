@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -455,12 +455,23 @@ class Collection:
         golden_set: str | None = None,
         k: int = 10,
         exact: bool = False,
+        advance: Callable[[int], None] = lambda count: None,
     ) -> Evaluation:
-        """Run a golden set through the SQL search of one version, and keep the figures."""
+        """Run a golden set through the SQL search of one version, and keep the figures.
+
+        ``advance`` is told how many queries are done.
+        """
         row = self.version(version)
         encoder = self.embver.encoder(row["encoder"], row["fingerprint"])
         return evaluate_version(
-            self._database, self.name, row, encoder, golden_set=golden_set, k=k, exact=exact
+            self._database,
+            self.name,
+            row,
+            encoder,
+            golden_set=golden_set,
+            k=k,
+            exact=exact,
+            advance=advance,
         )
 
     def gate(

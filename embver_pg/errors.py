@@ -7,9 +7,10 @@ people, a ``jsonb`` detail for programs, and a hint that says what to type next.
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import psycopg
+if TYPE_CHECKING:
+    import psycopg
 
 
 class EmbverError(Exception):

@@ -14,7 +14,9 @@ from psycopg import sql
 from embver_pg.db import Row, store_function
 
 INDEX = "embedding_embedding_idx"
-_CLAIM_SECONDS = 600
+# The claim covers the moments in which a build does not show in the catalog yet; a builder that
+# died must not hold the others up for longer.
+_CLAIM_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -84,16 +86,14 @@ def build_index(connection: psycopg.Connection[Row], target: Row, builder: UUID)
     state = index_state(connection, store)
     if state in ("valid", "building"):
         return state == "valid"
-    claim = sql.SQL("SELECT {}(%s, make_interval(secs => %s)) AS mine").format(
-        store_function(store, "claim_index_build")
-    )
-    row = connection.execute(claim, (builder, _CLAIM_SECONDS)).fetchone()
-    if row is None or not row["mine"]:
+    if not _claim(connection, store, builder):
         return False
-    index = sql.Identifier(store, INDEX)
-    # A long reader would make the build wait behind it for good: better to come back.
     if state == "invalid":
+        index = sql.Identifier(store, INDEX)
         connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(index))
+        # The drop may have waited for long transactions until somebody else took over.
+        if not _claim(connection, store, builder):
+            return False
     statement = sql.SQL(
         "CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {table} USING {method}"
         " (embedding {schema}.{operators}) WITH ({options})"
@@ -118,6 +118,14 @@ def build_index(connection: psycopg.Connection[Row], target: Row, builder: UUID)
         )
     )
     return index_state(connection, store) == "valid"
+
+
+def _claim(connection: psycopg.Connection[Row], store: str, builder: UUID) -> bool:
+    claim = sql.SQL("SELECT {}(%s, make_interval(secs => %s)) AS mine").format(
+        store_function(store, "claim_index_build")
+    )
+    row = connection.execute(claim, (builder, _CLAIM_SECONDS)).fetchone()
+    return bool(row and row["mine"])
 
 
 def build_progress(connection: psycopg.Connection[Row], store: str) -> BuildProgress | None:

@@ -33,8 +33,10 @@ def init(url: str) -> None:
         IncompatibleSchema: No pgvector, or a server, an extension or a schema we cannot use.
     """
     with _transaction(url) as connection:
-        _alembic(connection, "core")
         raw = driver(connection)
+        if (found := revision(raw)) is not None:
+            _refuse_newer(found)
+        _alembic(connection, "core")
         for collection, version in raw.execute(
             "SELECT collection, version FROM embver.versions WHERE state <> 'dropped'"
             " ORDER BY collection, version"
@@ -48,6 +50,31 @@ def script() -> str:
     """What :func:`init` runs in an empty database, for a DBA to review and run with psql."""
     buffer = io.StringIO()
     _alembic(None, "core", output=buffer)
+    return buffer.getvalue()
+
+
+def upgrade_script(url: str) -> str:
+    """What :func:`init` would run in this database, for a DBA; nothing is changed.
+
+    Raises:
+        IncompatibleSchema: The schema is missing, or newer than this library.
+    """
+    buffer = io.StringIO()
+    with _transaction(url) as connection:
+        raw = driver(connection)
+        found = revision(raw)
+        if found is None:
+            raise missing()
+        _refuse_newer(found)
+        _alembic(None, "core", output=buffer, start=found)
+        for collection, version in raw.execute(
+            "SELECT collection, version FROM embver.versions WHERE state <> 'dropped'"
+            " ORDER BY collection, version"
+        ).fetchall():
+            migrate_store(connection, collection, version, output=buffer)
+        for (name,) in raw.execute("SELECT name FROM embver.collections ORDER BY name").fetchall():
+            refresh = sql.SQL("SELECT embver.refresh_collection({});\n").format(sql.Literal(name))
+            buffer.write(refresh.as_string(raw))
     return buffer.getvalue()
 
 
@@ -84,17 +111,11 @@ def check(connection: psycopg.Connection[Any]) -> None:
     detail = {"database": found, "library": expected}
     if found is None:
         raise missing()
-    known = {entry.revision for entry in _script_directory("core").walk_revisions()}
-    if found in known:
-        raise IncompatibleSchema(
-            "The database schema is older than this library.",
-            detail=detail,
-            hint="embver upgrade",
-        )
+    _refuse_newer(found)
     raise IncompatibleSchema(
-        "The database schema is newer than this library.",
+        "The database schema is older than this library.",
         detail=detail,
-        hint="pip install --upgrade embver-pg",
+        hint="embver upgrade",
     )
 
 
@@ -143,10 +164,14 @@ def migrate_store(
         "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s)", (store,)
     ).fetchone()
     before = [sql.SQL("SET LOCAL ROLE {owner};").format(**names).as_string(raw)]
+    start = None
     if exists is None or not exists[0]:
         before.insert(0, create.format(**names).as_string(raw))
-    if first is not None:
-        before[:0] = [resources.read_sql("preflight.sql"), first]
+    elif output is not None:
+        known = sql.SQL("SELECT version_num FROM {store}.alembic_version").format(**names)
+        start = str(raw.execute(known).fetchall()[0][0])
+    if output is not None:
+        before[:0] = [resources.read_sql("preflight.sql"), *([] if first is None else [first])]
     after = [
         "RESET ROLE;",
         f"SELECT embver_internal.attach_store({collection_id}, {version});",
@@ -168,6 +193,7 @@ def migrate_store(
         after=after,
         render=render,
         output=output,
+        start=start,
     )
 
 
@@ -194,8 +220,7 @@ def run_sql(connection: Any, text: str) -> None:
 def run_environment(context: Any) -> None:
     """The body of ``migrations/env.py``."""
     given = dict(context.config.attributes)
-    arguments = context.get_x_argument(as_dictionary=True)
-    line = given.get("line") or arguments.get("line")
+    line = given.get("line")
     if line == "core":
         given = {
             "schema": CORE_SCHEMA,
@@ -203,26 +228,22 @@ def run_environment(context: Any) -> None:
             "after": _routines(),
             **given,
         }
-    elif "schema" not in given:
+    elif line is None:
         raise SystemExit(
-            "Name the line: alembic -x line=core …; stores are migrated by `embver upgrade`."
+            "There are two lines, and a store line each version: use `embver upgrade`, or"
+            " `embver upgrade --sql` to review what it would run."
         )
-    offline = context.is_offline_mode()
     options = {
         "version_table_schema": given["schema"],
         "transaction_per_migration": False,
         "render_sql": given.get("render"),
     }
-    if offline:
+    if context.is_offline_mode():
         context.configure(dialect_name="postgresql", **options)
         _run(context, None, given)
-    elif "connection" in given:
+    else:
         context.configure(connection=given["connection"], **options)
         _run(context, given["connection"], given)
-    else:
-        with _transaction(arguments["url"]) as connection:
-            context.configure(connection=connection, **options)
-            _run(context, connection, given)
 
 
 def _run(context: Any, connection: Any, given: dict[str, Any]) -> None:
@@ -266,6 +287,7 @@ def _alembic(
     after: list[str] | None = None,
     render: Callable[[str], str] | None = None,
     output: io.StringIO | None = None,
+    start: str | None = None,
 ) -> None:
     from alembic import command
 
@@ -275,7 +297,8 @@ def _alembic(
         config.attributes.update(schema=schema, before=before, after=after, render=render)
     if output is None:
         config.attributes["connection"] = connection
-    command.upgrade(config, "head", sql=output is not None)
+    target = "head" if start is None else f"{start}:head"
+    command.upgrade(config, target, sql=output is not None)
 
 
 def _config(line: str, output: io.StringIO | None = None) -> Any:
@@ -293,6 +316,15 @@ def _script_directory(line: str) -> Any:
     from alembic.script import ScriptDirectory
 
     return ScriptDirectory.from_config(_config(line))
+
+
+def _refuse_newer(found: str) -> None:
+    if found not in {entry.revision for entry in _script_directory("core").walk_revisions()}:
+        raise IncompatibleSchema(
+            "The database schema is newer than this library.",
+            detail={"database": found, "library": head("core")},
+            hint="pip install --upgrade embver-pg",
+        )
 
 
 @contextmanager

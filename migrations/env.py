@@ -1,6 +1,6 @@
 """Alembic's environment for the two lines, ``core`` and ``store``.
 
-Normally run by :mod:`embver_pg.schema`. By hand: ``alembic -x line=core upgrade head``.
+Run by :mod:`embver_pg.schema`, which names the line and the store: ``embver upgrade``.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def new_database(server: servers.Server) -> Installed:
     template = servers.build_template(server, TEMPLATE, lambda url: install(server, url))
     admin = servers.clone_database(server, template, owner="embver_owner")
     name = urlsplit(admin).path.removeprefix("/")
-    return Installed(*(server.url(name, role) for role in servers.ROLES), admin)
+    return Installed(*(server.url(name, role) for role in (*servers.ROLES, None)))
 
 
 @pytest.fixture

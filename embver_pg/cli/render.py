@@ -15,7 +15,6 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, TextIO
 
-import numpy as np
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -67,6 +66,15 @@ class Output:
         else:
             self.console.print(_human(data) if human is None else human)
 
+    def script(self, text: str, name: str) -> None:
+        """Write text as it is, for another program to read; in JSON mode as ``{name: text}``."""
+        if self.json_mode:
+            self._write_json(self.console, {name: text})
+        else:
+            # Not through rich, which would wrap at the console's width.
+            self.console.file.write(text if text.endswith("\n") else f"{text}\n")
+            self.console.file.flush()
+
     def note(self, message: str) -> None:
         """Write a remark that is no result; nothing when quiet or in JSON mode."""
         if not (self.quiet or self.json_mode):
@@ -91,7 +99,6 @@ class Output:
             self.errors.print(Text("hint: ", style="bold") + Text(_clean(error.hint)))
 
     def _write_json(self, console: Console, data: object) -> None:
-        # Not through rich, which would wrap at the console's width.
         console.file.write(json.dumps(to_json(data), indent=2, allow_nan=False) + "\n")
         console.file.flush()
 
@@ -127,8 +134,8 @@ def to_json(value: object) -> Any:
         return value
     if isinstance(value, Enum):
         return to_json(value.value)
-    if isinstance(value, (np.generic, np.ndarray)):
-        return to_json(value.tolist())
+    if _is_numpy(value):
+        return to_json(value.tolist())  # type: ignore[attr-defined]
     if isinstance(value, int):
         return int(value)
     if isinstance(value, (float, Decimal)):
@@ -182,7 +189,14 @@ def _plain(value: object) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float, Decimal, np.number)) and not isinstance(value, bool)
+    if _is_numpy(value) and not getattr(value, "shape", ()):
+        value = value.tolist()  # type: ignore[attr-defined]
+    return isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
+
+
+def _is_numpy(value: object) -> bool:
+    # By name: numpy takes a fifth of a second to import, and most commands need none of it.
+    return type(value).__module__ == "numpy" and hasattr(value, "tolist")
 
 
 def _clean(text: str) -> str:

@@ -1,0 +1,133 @@
+"""``embver version``: model versions and their stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from embver_pg.cli.params import Name, PrintSql, Version, pairs
+from embver_pg.cli.render import table
+from embver_pg.cli.session import session
+
+app = typer.Typer(help="Model versions of a collection.", no_args_is_help=True)
+
+
+@app.command()
+def add(
+    ctx: typer.Context,
+    name: Name,
+    encoder: Annotated[
+        str,
+        typer.Argument(
+            metavar="ENCODER",
+            help="provider:model, such as hash:256 or sentence-transformers:NAME-OR-PATH.",
+        ),
+    ],
+    metric: Annotated[str, typer.Option(help="cosine, l2 or ip.")] = "cosine",
+    element_type: Annotated[
+        str, typer.Option(help="vector (up to 2000 dimensions) or halfvec (up to 4000).")
+    ] = "vector",
+    index: Annotated[str, typer.Option(help="hnsw, or none for exact search.")] = "hnsw",
+    m: Annotated[int | None, typer.Option("--m", help="HNSW: links a node. [16]")] = None,
+    ef_construction: Annotated[
+        int | None, typer.Option(help="HNSW: candidates while building. [64]")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            "-o",
+            metavar="NAME=VALUE",
+            help="Of the encoder: revision, query_prompt, document_prompt, dimensions,"
+            " base_url, …; repeat it.",
+        ),
+    ] = None,
+    sql: PrintSql = False,
+) -> None:
+    """Create a version and its empty store.
+
+    --sql prints the DDL for a DBA, to be run with psql -v ON_ERROR_STOP=1.
+    """
+    run = session(ctx)
+    collection = run.collection(name)
+    spec: dict[str, Any] = {"type": index}
+    for key, value in (("m", m), ("ef_construction", ef_construction)):
+        if value is not None:
+            spec[key] = value
+    options = pairs(option or [], "--option")
+    taken = {"metric", "element_type", "index"} & set(options)
+    if taken:
+        raise typer.BadParameter(f"write --{min(taken)}", param_hint="--option")
+    chosen = {"metric": metric, "element_type": element_type, "index": spec, **options}
+    if sql:
+        run.output.script(collection.version_script(encoder, **chosen), "sql")
+        return
+    number = collection.add_version(encoder, **chosen)
+    row = collection.version(number)
+    run.output.emit(
+        row,
+        f"Version {number} of {name}: {encoder_name(row['encoder'])},"
+        f" {row['dimensions']} dimensions, store {row['store']}.",
+    )
+    run.output.note(f"next: embver rollout start {name} {number}")
+
+
+@app.command("list")
+def list_versions(ctx: typer.Context, name: Name) -> None:
+    """List the versions of a collection."""
+    run = session(ctx)
+    rows = run.collection(name).versions()
+    cells = (
+        [
+            row["version"],
+            row["state"],
+            encoder_name(row["encoder"]),
+            row["dimensions"],
+            row["metric"],
+            row["element_type"],
+            row["index_spec"]["type"],
+            row["store"],
+        ]
+        for row in rows
+    )
+    headings = ("version", "state", "encoder", "dimensions", "metric", "type", "index", "store")
+    run.output.emit(rows, table(headings, cells) if rows else f"{name} has no version yet.")
+
+
+@app.command()
+def show(ctx: typer.Context, name: Name, version: Version) -> None:
+    """Show a version: its encoder, fingerprint, state and store."""
+    run = session(ctx)
+    run.output.emit(run.collection(name).version(version))
+
+
+@app.command()
+def retire(ctx: typer.Context, name: Name, version: Version) -> None:
+    """Stop the writes of a version that serves no more; a rollback to it ends with this."""
+    run = session(ctx)
+    run.collection(name).retire_version(version)
+    run.output.emit({"collection": name, "retired": version}, f"Version {version} is retired.")
+    run.output.note(f"next: embver version drop {name} {version}")
+
+
+@app.command()
+def drop(
+    ctx: typer.Context,
+    name: Name,
+    version: Version,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for older transactions.")
+    ] = 60.0,
+) -> None:
+    """Drop the store of a created or retired version."""
+    run = session(ctx)
+    run.collection(name).drop_version(version, timeout=timeout)
+    run.output.emit({"collection": name, "dropped": version}, f"Version {version} is dropped.")
+
+
+def encoder_name(spec: Mapping[str, Any]) -> str:
+    """``provider:model``, of a path its last part."""
+    model = str(spec["model"])
+    return f"{spec['provider']}:{model.rsplit('/', 1)[-1] if model.startswith('/') else model}"
