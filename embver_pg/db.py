@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
 
@@ -18,6 +20,18 @@ from embver_pg.errors import EmbverError, InvalidArgument, from_database
 
 Row = dict[str, Any]
 DATABASE_URL = "EMBVER_DATABASE_URL"
+_CORE_TABLE = re.compile(r"\bembver(_internal)?\.")
+# A peer that vanished without a word is noticed after a minute, not after two hours.
+_NETWORK = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+_WAIT = 10.0  # seconds for a connection of the pool, and between two tries to make one
+# Class 08, the server's shutdown and crash, and a server that starts or is full.
+_AWAY = re.compile(r"08...|57P0[1-5]|53300")
 
 
 def resolve_url(url: str | None = None) -> str:
@@ -52,7 +66,7 @@ def translated() -> Iterator[None]:
     except EmbverError:
         raise
     except psycopg.errors.UndefinedTable as error:
-        if "embver" in str(error):
+        if _CORE_TABLE.search(str(error)):
             raise schema.missing() from error
         raise
     except psycopg.Error as error:
@@ -62,11 +76,25 @@ def translated() -> Iterator[None]:
         raise ours from error
 
 
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether the server is away, rather than refusing what it was asked."""
+    if isinstance(error, psycopg.InterfaceError):
+        return True
+    return isinstance(error, psycopg.OperationalError) and (
+        error.sqlstate is None or bool(_AWAY.fullmatch(error.sqlstate))
+    )
+
+
+def _conninfo(url: str) -> str:
+    """The connection string with our network settings where it says nothing of them."""
+    return make_conninfo("", **{**_NETWORK, **conninfo_to_dict(url)})
+
+
 def open_connection(url: str) -> psycopg.Connection[Row]:
     """A connection in autocommit that works behind a transaction-mode pooler."""
     try:
         connection = psycopg.connect(
-            url, autocommit=True, prepare_threshold=None, row_factory=dict_row
+            _conninfo(url), autocommit=True, prepare_threshold=None, row_factory=dict_row
         )
     except psycopg.OperationalError as error:
         raise InvalidArgument(
@@ -83,14 +111,17 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = url
         self._pool: ConnectionPool[psycopg.Connection[Row]] | None = None
+        self._opening = threading.Lock()
 
     @contextmanager
     def connection(self) -> Iterator[psycopg.Connection[Row]]:
         """A connection in autocommit; errors come out as ours."""
-        if self._pool is None:
-            self._open()
-        assert self._pool is not None
-        with translated(), self._pool.connection() as connection:
+        with self._opening:
+            if self._pool is None:
+                self._open()
+            pool = self._pool
+        assert pool is not None
+        with translated(), pool.connection() as connection:
             yield connection
 
     def rows(self, query: str | sql.Composable, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -120,15 +151,27 @@ class Database:
         with open_connection(self.url) as connection:
             schema.check(connection)
         self._pool = ConnectionPool(
-            self.url,
+            _conninfo(self.url),
             connection_class=psycopg.Connection[Row],
             min_size=0,
             max_size=8,
             open=True,
+            timeout=_WAIT,
+            reconnect_timeout=_WAIT,
             configure=codec.register,
-            check=ConnectionPool.check_connection,
+            check=self._check,
             kwargs={"autocommit": True, "prepare_threshold": None, "row_factory": dict_row},
         )
+
+    def _check(self, connection: psycopg.Connection[Row]) -> None:
+        """Test a connection before its use; where one is broken, its fellows are too."""
+        try:
+            ConnectionPool.check_connection(connection)
+        except psycopg.Error:
+            # The pool would find them one by one, with a growing pause after each.
+            if self._pool is not None:
+                self._pool.check()
+            raise
 
 
 def _composed(query: str | sql.Composable) -> Any:

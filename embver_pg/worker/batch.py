@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,10 @@ import numpy as np
 
 from embver_pg.encoders import Encoder, RejectedInputError, Vectors
 from embver_pg.errors import EmbverError
+
+log = logging.getLogger("embver_pg.worker")
+_REASON_LENGTH = 1000  # characters kept of an error
+_PROBE = "a plain sentence"
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ def encode_batch(encoder: Encoder, items: Sequence[Item]) -> Encoded:
     Raises:
         EmbverError: What is no fault of a document: the provider is down, refuses everything,
             or returns what is not one vector an input.
+        Exception: What the encoder raises for a plain sentence too.
     """
     by_content: dict[str, list[Item]] = {}
     for item in items:
@@ -63,7 +69,7 @@ def encode_batch(encoder: Encoder, items: Sequence[Item]) -> Encoded:
 
     def attempt(chosen: list[str]) -> None:
         try:
-            vectors = encoder.encode_documents(chosen)
+            vectors = _encoded(encoder, chosen)
         except RejectedInputError as error:
             for half in _suspects(chosen, error, outcome, by_content):
                 attempt(half)
@@ -83,6 +89,27 @@ def stacked(vectors: Sequence[Vectors], dimensions: int) -> Vectors:
     return np.stack(vectors) if vectors else np.zeros((0, dimensions), dtype=np.float32)
 
 
+def _encoded(encoder: Encoder, texts: list[str]) -> Vectors:
+    """The vectors of texts; a library's own exception is their fault if a plain text is fine."""
+    try:
+        return encoder.encode_documents(texts)
+    except EmbverError:
+        raise
+    except Exception as error:
+        try:
+            encoder.encode_documents([_PROBE])
+        except Exception:
+            raise error from None
+        log.info("the encoder fails on some of %d texts", len(texts), exc_info=error)
+        raise RejectedInputError(f"{type(error).__name__}: {error}") from error
+
+
+def _reason(error: EmbverError) -> str:
+    """What a dead letter says; PostgreSQL's text holds neither NUL nor surrogates."""
+    text = error.message[:_REASON_LENGTH].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return text.encode("utf-8", errors="replace").decode()
+
+
 def _suspects(
     texts: list[str],
     error: EmbverError,
@@ -95,7 +122,7 @@ def _suspects(
     innocent = [text for number, text in enumerate(texts) if number not in set(positions)]
     if len(guilty) == 1 or error.detail.get("exact"):
         for text in guilty:
-            outcome.failed.extend((item, error.message) for item in by_content[text])
+            outcome.failed.extend((item, _reason(error)) for item in by_content[text])
         return [innocent] if innocent else []
     middle = len(guilty) // 2
     return [part for part in (innocent, guilty[:middle], guilty[middle:]) if part]

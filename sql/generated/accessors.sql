@@ -23,6 +23,12 @@ FROM {{source}} AS embver_row;
 COMMENT ON VIEW {{schema}}.document IS
 'Key and content of every row of the source, read with the rights of its owner; for the engine.';
 
+CREATE VIEW {{schema}}.visible WITH (security_invoker) AS
+SELECT {{row_keys:embver_row}}
+FROM {{source}} AS embver_row;
+COMMENT ON VIEW {{schema}}.visible IS
+'The key of every row of the source that the caller may read; search goes by it.';
+
 CREATE FUNCTION {{schema}}.document_names() RETURNS TABLE (name text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
 AS $fn$

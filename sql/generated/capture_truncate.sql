@@ -2,7 +2,7 @@ CREATE OR REPLACE FUNCTION {{schema}}.capture_truncate() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $fn$
 DECLARE
-    v_tombstone boolean := current_setting('transaction_isolation') <> 'read committed';
+    embver_tombstone boolean := current_setting('transaction_isolation') <> 'read committed';
 BEGIN
     {{remove_all}}
     RETURN NULL;

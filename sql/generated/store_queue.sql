@@ -181,16 +181,27 @@ BEGIN
     SELECT coalesce(array_agg(x.ordinal), '{}') INTO v_settled FROM emptied AS x;
     v_done := v_done || v_settled;
 
-    -- The document is gone: so is its vector, unless a newer lease wrote it.
+    -- The document is gone: so is its vector, unless a newer lease wrote it. An application may
+    -- have the key again, and be deleting it: what it has locked is left for later.
     WITH gone AS MATERIALIZED (
         SELECT i.* FROM {{store}}.lease_items(v_lease) AS i
         WHERE i.ordinal <> ALL (v_done)
             AND NOT EXISTS (SELECT FROM {{schema}}.document AS d WHERE {{match:d,i}})
+    ), orphan AS MATERIALIZED (
+        SELECT {{keys:e}}, e.chunk, g.ordinal FROM gone AS g
+        INNER JOIN {{store}}.embedding AS e ON {{match:e,g}}
+        WHERE e.encoded_lease < p_lease
+        FOR UPDATE OF e SKIP LOCKED
     ), removed AS (
-        DELETE FROM {{store}}.embedding AS e USING gone AS g
-        WHERE {{match:e,g}} AND e.encoded_lease < p_lease
+        DELETE FROM {{store}}.embedding AS e USING orphan AS o
+        WHERE {{match:e,o}} AND e.chunk = o.chunk
     )
-    SELECT coalesce(array_agg(g.ordinal), '{}') INTO v_settled FROM gone AS g;
+    SELECT coalesce(array_agg(g.ordinal), '{}') INTO v_settled
+    FROM gone AS g
+    WHERE NOT EXISTS (
+        SELECT FROM {{store}}.embedding AS e
+        WHERE {{match:e,g}} AND e.encoded_lease < p_lease AND NOT EXISTS (
+            SELECT FROM orphan AS o WHERE o.ordinal = g.ordinal AND o.chunk = e.chunk));
     v_done := v_done || v_settled;
 
     DELETE FROM {{store}}.dead_letter AS b USING {{store}}.lease_items(v_lease) AS i
@@ -226,19 +237,23 @@ $fn$;
 COMMENT ON FUNCTION {{store}}.give_back(bigint, interval, int) IS
 'Returns a lease to the queue, due after p_delay; false when it was lost already.';
 
-CREATE OR REPLACE FUNCTION {{store}}.extend_leases(p_worker uuid, p_lease interval) RETURNS int
+CREATE OR REPLACE FUNCTION {{store}}.extend_leases(
+    p_worker uuid, p_lease interval, p_leases bigint [] DEFAULT NULL
+) RETURNS int
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
 AS $fn$
 WITH extended AS (
     UPDATE {{store}}.lease AS l SET lease_expires_at = clock_timestamp() + p_lease
     WHERE l.lease_worker = p_worker AND l.lease_expires_at >= clock_timestamp()
+        AND (p_leases IS NULL OR l.lease_seq = ANY (p_leases))
     RETURNING 1
 )
 
 SELECT count(*)::int FROM extended;
 $fn$;
-COMMENT ON FUNCTION {{store}}.extend_leases(uuid, interval) IS
-'Heartbeat: moves the expiry of the worker''s leases that have not expired.';
+COMMENT ON FUNCTION {{store}}.extend_leases(uuid, interval, bigint []) IS
+'Heartbeat: moves the expiry of those of the worker''s leases that it knows of (default all) and'
+' that have not expired.';
 
 CREATE OR REPLACE FUNCTION {{store}}.queue_status()
 RETURNS TABLE (
@@ -251,8 +266,10 @@ SELECT
     count(*) FILTER (WHERE j.job_due_at <= clock_timestamp()),
     count(*) FILTER (WHERE j.job_due_at > clock_timestamp()),
     (SELECT coalesce(sum(cardinality(l.job_attempts)), 0) FROM {{store}}.lease AS l),
-    (SELECT count(*) FROM {{store}}.dead_letter AS b WHERE b.waived_at IS NULL),
-    (SELECT count(*) FROM {{store}}.dead_letter AS b WHERE b.waived_at IS NOT NULL),
+    (SELECT count(*) FROM {{store}}.dead_letter AS b WHERE b.waived_at IS NULL
+        AND EXISTS (SELECT FROM {{schema}}.document AS d WHERE {{match:d,b}})),
+    (SELECT count(*) FROM {{store}}.dead_letter AS b WHERE b.waived_at IS NOT NULL
+        AND EXISTS (SELECT FROM {{schema}}.document AS d WHERE {{match:d,b}})),
     least(min(j.job_enqueued_at), (
         SELECT min(u.enqueued_at)
         FROM {{store}}.lease AS l, unnest(l.job_enqueued_at) AS u (enqueued_at))),

@@ -8,12 +8,27 @@ FROM pg_locks AS l
 WHERE l.locktype = 'relation' AND l.granted
     AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
     AND l.relation = ANY (ARRAY(
-        SELECT r.relation::oid FROM embver_internal.capture_relations({{source_literal}}) AS r))
+        SELECT r.relation::oid
+        FROM embver_internal.collection AS c, embver_internal.capture_relations(c.source) AS r
+        WHERE c.name = {{collection}}))
     AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock',
         'AccessExclusiveLock');
 $fn$;
 COMMENT ON FUNCTION {{store}}.writers() IS
 'Transactions that hold a lock on the source under which they may have written it.';
+
+CREATE OR REPLACE FUNCTION {{store}}.lock_holders(p_table text) RETURNS text []
+LANGUAGE sql VOLATILE SET search_path FROM CURRENT
+AS $fn$
+SELECT coalesce(array_agg(DISTINCT l.virtualtransaction), '{}')
+FROM pg_locks AS l
+WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+    AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+    AND l.relation = format('%s.%I', {{store_literal}}, p_table)::regclass
+    AND l.mode = 'RowExclusiveLock';
+$fn$;
+COMMENT ON FUNCTION {{store}}.lock_holders(text) IS
+'Other transactions that are writing a table of the store.';
 
 CREATE OR REPLACE FUNCTION {{store}}.walk_step(p_limit int DEFAULT 1000)
 RETURNS TABLE (phase text, seen bigint, enqueued bigint, waiting_for text [])
@@ -22,6 +37,7 @@ AS $fn$
 #variable_conflict use_column
 DECLARE
     v_walk {{store}}.walk;
+    v_writers text[];
     v_from text := '';
     v_seen bigint;
     v_enqueued bigint;
@@ -43,24 +59,40 @@ BEGIN
     CASE v_walk.walk_phase
         WHEN 'pending' THEN
             -- The capture is in place and committed: whoever writes from now on runs it. Older
-            -- writers are noted once, and the walk begins when the last of them has ended.
+            -- writers are noted once, and the walk begins when the last of them has ended. A commit
+            -- is visible a moment before other backends are told, and before its locks are gone.
             UPDATE {{store}}.walk SET walk_phase = 'barrier', walk_barrier = {{store}}.writers(),
                 ({{keys}}) = (SELECT {{keys:n}} FROM (SELECT (NULL::{{store}}.walk).*) AS n),
-                walk_seen = 0, walk_enqueued = 0, walk_started_at = clock_timestamp();
+                walk_seen = 0, walk_enqueued = 0, walk_started_at = clock_timestamp()
+            WHERE {{store}}.lock_holders('walk') = '{}';
         WHEN 'barrier' THEN
-            v_walk.walk_barrier := ARRAY(
-                SELECT unnest(v_walk.walk_barrier) INTERSECT SELECT unnest({{store}}.writers()));
-            UPDATE {{store}}.walk SET walk_barrier = v_walk.walk_barrier,
-                walk_phase = CASE WHEN cardinality(v_walk.walk_barrier) = 0
-                    THEN 'documents' ELSE 'barrier' END;
+            -- '-1/…' are prepared transactions after a restart of the server, which names them so.
+            v_writers := {{store}}.writers();
+            v_writers := ARRAY(
+                SELECT w FROM unnest(v_writers) AS u (w)
+                WHERE w = ANY (v_walk.walk_barrier) OR starts_with(w, '-1/'));
+            IF v_writers = '{}' THEN
+                -- A completion that began before their end may have looked at older content.
+                v_writers := ARRAY(
+                    SELECT 'completion ' || h
+                    FROM unnest({{store}}.lock_holders('lease')) AS u (h));
+                IF array_to_string(v_walk.walk_barrier, ' ') LIKE 'completion %' THEN
+                    v_writers := ARRAY(
+                        SELECT unnest(v_writers) INTERSECT SELECT unnest(v_walk.walk_barrier));
+                END IF;
+            END IF;
+            -- They may have deleted what was written meanwhile: a first filling, too, looks for it.
+            UPDATE {{store}}.walk AS w SET walk_barrier = v_writers,
+                walk_phase = CASE WHEN v_writers = '{}' THEN 'documents' ELSE 'barrier' END,
+                walk_sweep = w.walk_sweep OR EXISTS (SELECT FROM {{store}}.embedding);
         WHEN 'documents', 'orphans' THEN
             IF ({{keys:v_walk}}) IS NOT NULL THEN
                 v_from := $sql$WHERE ({{keys:d}}) > ({{keys:($1)}})$sql$;
             END IF;
             -- LIMIT before the anti-join: a step costs the same wherever it stands.
-            EXECUTE CASE v_walk.walk_phase WHEN 'documents' THEN format($sql$
+            EXECUTE CASE v_walk.walk_phase WHEN 'documents' THEN $sql$
                 WITH page AS MATERIALIZED (
-                    SELECT {{keys:d}}, d.content FROM {{schema}}.document AS d %1$s
+                    SELECT {{keys:d}}, d.content FROM {{schema}}.document AS d $sql$ || v_from || $sql$
                     ORDER BY {{keys:d}} LIMIT $2
                 ), todo AS (
                     INSERT INTO {{store}}.job ({{keys}}, job_priority)
@@ -74,10 +106,10 @@ BEGIN
                     WHERE EXISTS (SELECT FROM page)
                 )
                 SELECT (SELECT count(*) FROM page), (SELECT count(*) FROM todo)
-                $sql$, v_from)
-            ELSE format($sql$
+                $sql$
+            ELSE $sql$
                 WITH page AS MATERIALIZED (
-                    SELECT {{keys:d}} FROM {{store}}.embedding AS d %1$s
+                    SELECT {{keys:d}} FROM {{store}}.embedding AS d $sql$ || v_from || $sql$
                     ORDER BY {{keys:d}} LIMIT $2
                 ), todo AS (
                     INSERT INTO {{store}}.job ({{keys}}, job_priority)
@@ -91,7 +123,7 @@ BEGIN
                     WHERE EXISTS (SELECT FROM page)
                 )
                 SELECT (SELECT count(*) FROM page), (SELECT count(*) FROM todo)
-                $sql$, v_from) END
+                $sql$ END
             INTO v_seen, v_enqueued USING v_walk, p_limit;
             UPDATE {{store}}.walk AS w SET
                 walk_seen = w.walk_seen
@@ -187,7 +219,7 @@ BEGIN
             WITH raised AS (
                 DELETE FROM {{store}}.dead_letter AS b WHERE b.waived_at IS NULL RETURNING b.*
             )
-            INSERT INTO {{store}}.job ({{keys}}) SELECT {{keys}} FROM raised;
+            INSERT INTO {{store}}.job ({{keys}}) SELECT {{keys:raised}} FROM raised;
         WHEN 'missing', 'stale' THEN
             INSERT INTO {{store}}.job ({{keys}})
             SELECT {{keys:x}} FROM {{store}}.differences() AS x
@@ -227,9 +259,11 @@ RETURNS TABLE (
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
 AS $fn$
 SELECT to_jsonb(embver_key), b.dead_error, b.dead_attempts, b.dead_at, b.waived_by, b.waived_reason
-FROM {{store}}.dead_letter AS b, LATERAL (SELECT {{keys:b}}) AS embver_key;
+FROM {{store}}.dead_letter AS b, LATERAL (SELECT {{keys:b}}) AS embver_key
+-- A DELETE of the source does not look here: what it leaves does not count any more.
+WHERE EXISTS (SELECT FROM {{schema}}.document AS d WHERE {{match:d,b}});
 $fn$;
-COMMENT ON FUNCTION {{store}}.dead_letters() IS 'Dead letters with their keys.';
+COMMENT ON FUNCTION {{store}}.dead_letters() IS 'Dead letters of the documents there are.';
 
 CREATE OR REPLACE FUNCTION {{store}}.claim_index_build(p_builder uuid, p_for interval)
 RETURNS boolean

@@ -148,6 +148,23 @@ $fn$;
 COMMENT ON FUNCTION embver_internal.render(text, jsonb) IS
 'Fills the {{variables}} of a template with SQL fragments that are quoted already.';
 
+CREATE OR REPLACE FUNCTION embver_internal.check_fragments(p_fragments jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT
+AS $body$
+BEGIN
+    -- Quoted names stand inside function bodies: one that holds the body's own quote would end it.
+    IF p_fragments::text ~ '[$](fn|sql|do)[$]' THEN
+        PERFORM embver_internal.fail('VM004',
+            'a name of the source holds $fn$, $sql$ or $do$, which end the generated functions',
+            jsonb_build_object('source', p_fragments ->> 'source', 'keys', p_fragments ->> 'keys'),
+            'rename the table, schema or column');
+    END IF;
+    RETURN p_fragments;
+END
+$body$;
+COMMENT ON FUNCTION embver_internal.check_fragments(jsonb) IS
+'The fragments, or VM004 where one would break out of a generated function.';
+
 CREATE OR REPLACE FUNCTION embver_internal.variables(p_collection_id int, p_version int DEFAULT NULL)
 RETURNS jsonb
 LANGUAGE sql STABLE SET search_path FROM CURRENT
@@ -186,7 +203,7 @@ v AS (
     WHERE v.collection_id = p_collection_id AND v.version = p_version
 )
 
-SELECT jsonb_build_object(
+SELECT embver_internal.check_fragments(jsonb_build_object(
     'collection', quote_literal(c.name),
     'schema', quote_ident('embver_' || c.name),
     'schema_literal', quote_literal(quote_ident('embver_' || c.name)),
@@ -212,7 +229,7 @@ SELECT jsonb_build_object(
         'score', CASE v.metric WHEN 'cosine' THEN '1 - distance' WHEN 'ip' THEN '-distance'
             ELSE '1 / (1 + distance)' END,
         'operator_class', v.element_type || '_' || v.metric || '_ops'
-    ) FROM v), '{}')
+    ) FROM v), '{}'))
 FROM c, fragments AS f;
 $fn$;
 COMMENT ON FUNCTION embver_internal.variables(int, int) IS
@@ -281,6 +298,7 @@ BEGIN
         ' embver_internal.filter_condition, embver_internal.refuse_filter,'
         ' embver_internal.check_mode, embver_internal.check_dimensions,'
         ' embver_internal.check_search_arguments, embver.route, embver.query,'
+        ' embver_internal.route_versions,'
         ' embver_internal.find_collection, embver_internal.find_version TO %I', p_owner);
 END
 $fn$;

@@ -15,7 +15,6 @@ LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
 AS $fn$
 DECLARE
     v_source pg_class;
-    v_column text;
 BEGIN
     SELECT r.* INTO v_source FROM pg_class AS r WHERE r.oid = p_source;
     IF v_source.relkind NOT IN ('r', 'p') THEN
@@ -47,19 +46,32 @@ BEGIN
         PERFORM embver_internal.refuse_source(p_source,
             'the database encoding is SQL_ASCII', 'use a database with encoding UTF8');
     END IF;
+    PERFORM embver_internal.check_column_names(p_source);
+END
+$fn$;
+COMMENT ON FUNCTION embver_internal.check_source(regclass) IS
+'Refuses with VM004 what the capture could not follow.';
+
+CREATE OR REPLACE FUNCTION embver_internal.check_column_names(p_source regclass) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $fn$
+DECLARE
+    v_column text;
+BEGIN
     SELECT a.attname INTO v_column FROM pg_attribute AS a
     WHERE a.attrelid = p_source AND a.attnum > 0 AND NOT a.attisdropped
-        AND a.attname IN ('embedding', 'version');
+        AND (a.attname IN ('embedding', 'version') OR starts_with(a.attname::text, 'embver_'))
+    LIMIT 1;
     IF FOUND THEN
         PERFORM embver_internal.refuse_source(p_source,
-            format('its column %I has the name of a column of the generated views', v_column),
+            format('its column %I has a name that the generated views and functions use', v_column),
             format('ALTER TABLE %s RENAME COLUMN %I TO …', p_source, v_column),
             jsonb_build_object('column', v_column));
     END IF;
 END
 $fn$;
-COMMENT ON FUNCTION embver_internal.check_source(regclass) IS
-'Refuses with VM004 what the capture could not follow.';
+COMMENT ON FUNCTION embver_internal.check_column_names(regclass) IS
+'Refuses with VM004 columns named like those of the generated objects.';
 
 CREATE OR REPLACE FUNCTION embver_internal.source_keys(p_source regclass, p_columns text [])
 RETURNS TABLE (column_name text, type text, collate_clause text)
@@ -69,6 +81,7 @@ DECLARE
     v_columns text[] := p_columns;
     v_column text;
     v_attribute pg_attribute;
+    v_type pg_type;
 BEGIN
     IF v_columns IS NULL THEN
         SELECT array_agg(a.attname::text ORDER BY k.i) INTO v_columns
@@ -86,7 +99,8 @@ BEGIN
         WHERE a.attrelid = p_source AND a.attname = v_column
             AND a.attnum > 0 AND NOT a.attisdropped;
         IF NOT FOUND THEN
-            PERFORM embver_internal.refuse_source(p_source, format('it has no column %I', v_column),
+            PERFORM embver_internal.refuse_source(p_source,
+                format('it has no column %s', coalesce(quote_ident(v_column), 'NULL')),
                 'name existing key columns', jsonb_build_object('column', v_column));
         ELSIF NOT v_attribute.attnotnull THEN
             PERFORM embver_internal.refuse_source(p_source,
@@ -95,23 +109,35 @@ BEGIN
                 jsonb_build_object('column', v_column));
         ELSIF v_column = ANY (ARRAY['chunk', 'content', 'content_hash', 'encoded_at',
                 'encoded_lease', 'score', 'distance', 'rank', 'ordinal', 'difference', 'queries',
-                'k', 'route_key', 'filter', 'mode', 'options'])
+                'k', 'route_key', 'filter', 'mode', 'options', 'error', 'index_builder',
+                'index_builder_until'])
             OR v_column ~ '^(job|lease|dead|walk|waived)_(seq|priority|attempts|due_at|enqueued_at'
                 '|worker|claimed_at|expires_at|hash|error|at|by|reason|only|phase|barrier|sweep'
-                '|seen|enqueued|started_at|ended_at)$' THEN
+                '|seen|enqueued|started_at|ended_at)$'
+            -- Parameters and variables of the store's functions, which the key would hide.
+            OR v_column ~ '^[pv]_(worker|limit|lease|leases|bytes|items|hashes|vectors|errors|done'
+                '|delay|failed|max_lag|only|key|reason|builder|for|at|settled|walk|from|seen'
+                '|enqueued|requested|count|query|hits|exact|iterative|source|condition|setting)$'
+            OR v_column ~ '^[$][0-9]+$' THEN
             PERFORM embver_internal.refuse_source(p_source,
-                format('its key column %I has the name of a column of the store', v_column),
+                format('its key column %I has a name that the store uses', v_column),
                 'rename the column, or name other key_columns',
                 jsonb_build_object('column', v_column));
         END IF;
+        -- A store keeps the type under a domain: the walk's cursor may be NULL.
+        SELECT t.* INTO v_type FROM pg_type AS t WHERE t.oid = v_attribute.atttypid;
+        WHILE v_type.typtype = 'd' LOOP
+            v_attribute.atttypmod := v_type.typtypmod;
+            SELECT t.* INTO v_type FROM pg_type AS t WHERE t.oid = v_type.typbasetype;
+        END LOOP;
         column_name := v_column;
-        type := format_type(v_attribute.atttypid, v_attribute.atttypmod);
+        type := format_type(v_type.oid, v_attribute.atttypmod);
         collate_clause := coalesce((
             SELECT format('COLLATE %I.%I', n.nspname, o.collname)
             FROM pg_collation AS o
             INNER JOIN pg_namespace AS n ON n.oid = o.collnamespace
-            WHERE o.oid = v_attribute.attcollation AND v_attribute.attcollation <> (
-                SELECT t.typcollation FROM pg_type AS t WHERE t.oid = v_attribute.atttypid)), '');
+            WHERE o.oid = v_attribute.attcollation
+                AND v_attribute.attcollation <> v_type.typcollation), '');
         RETURN NEXT;
     END LOOP;
     IF NOT EXISTS (
@@ -187,7 +213,12 @@ BEGIN
                 'use immutable functions over the source''s own columns; in place of concat_ws,'
                 ' format and casts that depend on settings write coalesce and ||');
     END;
-    IF columns IS NULL THEN
+    IF columns && ARRAY['tableoid', 'ctid', 'xmin', 'cmin', 'xmax', 'cmax'] THEN
+        PERFORM embver_internal.fail('VM005',
+            format('the content expression %L reads a system column', p_content),
+            jsonb_build_object('content', p_content, 'columns', columns),
+            'use the table''s own columns');
+    ELSIF columns IS NULL THEN
         PERFORM embver_internal.fail('VM005',
             format('the content expression %L reads no column of %s', p_content, p_source),
             jsonb_build_object('content', p_content), 'name the columns that hold the text');
@@ -298,8 +329,14 @@ BEGIN
         'enqueue', coalesce(string_agg(
             embver_internal.render_template('capture_enqueue', b.variables), ''
             ORDER BY v.version), ''),
+        'enqueue_one', coalesce(string_agg(
+            embver_internal.render_template('capture_enqueue_one', b.variables), ''
+            ORDER BY v.version), ''),
         'remove', coalesce(string_agg(
             embver_internal.render_template('capture_remove', b.variables), ''
+            ORDER BY v.version), ''),
+        'remove_one', coalesce(string_agg(
+            embver_internal.render_template('capture_remove_one', b.variables), ''
             ORDER BY v.version), ''),
         'remove_all', coalesce(string_agg(
             embver_internal.render_template('capture_remove_all', b.variables), ''
@@ -370,9 +407,11 @@ DECLARE
     v_collection embver_internal.collection;
     v_variables jsonb := embver_internal.variables(p_collection_id) || jsonb_build_object(
         'element_type', embver_internal.view_element_type(p_collection_id));
+    v_retyped boolean;
 BEGIN
     SELECT c.* INTO v_collection FROM embver_internal.collection AS c
     WHERE c.collection_id = p_collection_id;
+    PERFORM embver_internal.check_column_names(v_collection.source);
     -- One element type a collection: a halfvec cast to vector would lose its index.
     SELECT v_variables || jsonb_build_object('branches', coalesce(
         string_agg(embver_internal.render_template('views_version', b.variables),
@@ -384,8 +423,24 @@ BEGIN
         SELECT embver_internal.variables(p_collection_id, v.version) AS variables) AS b
     WHERE v.collection_id = p_collection_id AND v.state IN ('ready', 'active', 'fallback')
         AND v.element_type = embver_internal.view_element_type(p_collection_id);
+    -- REPLACE cannot change a column's type: the views of a collection without a version say
+    -- vector, and its first version may be halfvec.
+    v_retyped := EXISTS (
+        SELECT FROM pg_attribute AS a
+        INNER JOIN pg_class AS c ON c.oid = a.attrelid
+        INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        INNER JOIN pg_type AS t ON t.oid = a.atttypid
+        WHERE n.nspname = 'embver_' || v_collection.name AND c.relname = 'current'
+            AND a.attname = 'embedding' AND t.typname <> v_variables ->> 'element_type');
+    IF v_retyped THEN
+        PERFORM embver_internal.execute_as(embver_internal.source_owner(v_collection.source),
+            format('DROP VIEW %1$I.current, %1$I.versions', 'embver_' || v_collection.name));
+    END IF;
     PERFORM embver_internal.execute_as(embver_internal.source_owner(v_collection.source),
         embver_internal.render_template('views', v_variables));
+    IF v_retyped THEN
+        PERFORM embver_internal.grant_collection(p_collection_id);
+    END IF;
 END
 $fn$;
 COMMENT ON FUNCTION embver_internal.generate_views(int) IS
@@ -469,7 +524,10 @@ DECLARE
     v_owner name := embver_internal.source_owner(v_collection.source);
     v_version int;
     v_attached int;
+    v_detached int := 0;
+    v_trigger record;
 BEGIN
+    PERFORM embver_internal.check_source(v_collection.source);
     PERFORM embver_internal.grant_to_owner(v_owner);
     FOR v_version IN
         SELECT v.version FROM embver_internal.version AS v
@@ -483,14 +541,30 @@ BEGIN
     PERFORM embver_internal.generate_capture(v_id);
     PERFORM embver_internal.generate_search(v_id);
     PERFORM embver_internal.generate_views(v_id);
+    FOR v_trigger IN
+        SELECT t.tgname, t.tgrelid::regclass AS relation
+        FROM pg_trigger AS t
+        INNER JOIN pg_proc AS p ON p.oid = t.tgfoid
+        INNER JOIN pg_namespace AS n ON n.oid = p.pronamespace
+        WHERE n.nspname = 'embver_' || v_collection.name AND NOT EXISTS (
+            SELECT FROM embver_internal.capture_relations(v_collection.source) AS r
+            WHERE r.relation = t.tgrelid)
+    LOOP
+        -- A detached partition goes on with its own life: its deletes are not ours.
+        PERFORM embver_internal.execute_as(embver_internal.source_owner(v_trigger.relation),
+            format('DROP TRIGGER %I ON %s', v_trigger.tgname, v_trigger.relation));
+        v_detached := v_detached + 1;
+    END LOOP;
     v_attached := embver_internal.install_triggers(v_id);
     PERFORM embver_internal.grant_collection(v_id);
-    IF v_attached > 0 THEN
-        -- What was written to a partition before it had triggers is known to nobody.
+    IF v_attached + v_detached > 0 OR EXISTS (SELECT FROM pg_class AS r
+            WHERE r.oid = v_collection.source AND r.relkind = 'p') THEN
+        -- What was written to a partition before it had triggers is known to nobody, nor what went
+        -- with a partition that was detached or dropped.
         PERFORM embver_internal.request_rewalk(v_id);
     END IF;
     PERFORM embver_internal.record_event(name, NULL, 'refresh_collection', NULL, NULL,
-        jsonb_build_object('relations_attached', v_attached));
+        jsonb_build_object('relations_attached', v_attached, 'triggers_removed', v_detached));
 END
 $fn$;
 COMMENT ON FUNCTION embver.refresh_collection(text) IS

@@ -88,17 +88,22 @@ RETURNS embver.query_vector
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
 AS $fn$
 DECLARE
-    v_version embver_internal.version;
+    v_fingerprint text;
+    v_dimensions int;
 BEGIN
-    SELECT v.* INTO v_version FROM embver_internal.version AS v
+    SELECT v.fingerprint, v.dimensions INTO v_fingerprint, v_dimensions
+    FROM embver_internal.version AS v
     INNER JOIN embver_internal.collection AS c ON c.collection_id = v.collection_id
     WHERE c.name = query.collection AND v.version = query.version AND v.state <> 'dropped';
-    IF NOT FOUND THEN
-        PERFORM embver_internal.find_version(
-            (embver_internal.find_collection(query.collection)).collection_id, query.version);
+    -- What is plainly right costs no call.
+    IF NOT FOUND OR query.embedding IS NULL OR vector_dims(query.embedding) <> v_dimensions
+        OR vector_norm(query.embedding) = 0 THEN
+        PERFORM embver_internal.check_dimensions(
+            embver_internal.find_version(
+                (embver_internal.find_collection(query.collection)).collection_id, query.version),
+            query.collection, query.embedding);
     END IF;
-    PERFORM embver_internal.check_dimensions(v_version, query.collection, query.embedding);
-    RETURN ROW(query.collection, query.version, v_version.fingerprint, query.embedding)
+    RETURN ROW(query.collection, query.version, v_fingerprint, query.embedding)
         ::embver.query_vector;
 END
 $fn$;
@@ -182,29 +187,43 @@ AS $fn$
 DECLARE
     v_query embver.query_vector;
     v_chosen embver.query_vector;
-    v_version embver_internal.version;
-    v_route embver_internal.route;
+    v_version record;
 BEGIN
-    PERFORM embver_internal.check_search_arguments(p_k, p_mode, p_options);
+    -- Every search passes here: what is plainly right costs no call.
+    IF p_k IS NULL OR p_k NOT BETWEEN 1 AND 10000 OR p_mode IS NOT NULL OR p_options <> '{}' THEN
+        PERFORM embver_internal.check_search_arguments(p_k, p_mode, p_options);
+    END IF;
     IF coalesce(cardinality(p_queries), 0) = 0 THEN
         PERFORM embver_internal.fail('VM006', 'there is no query vector',
             jsonb_build_object('collection', p_collection),
             format('pass ARRAY[embver.query(%L, version, vector)]', p_collection));
     END IF;
-    SELECT t.* INTO v_route FROM embver_internal.route AS t WHERE t.collection = p_collection;
     FOREACH v_query IN ARRAY p_queries LOOP
-        SELECT v.* INTO v_version FROM embver_internal.version AS v
+        IF v_query IS NULL THEN
+            PERFORM embver_internal.fail('VM006', 'a query vector is NULL',
+                jsonb_build_object('collection', p_collection),
+                format('pass ARRAY[embver.query(%L, version, vector)]', p_collection));
+        END IF;
+        SELECT v.fingerprint, v.dimensions, v.version = t.active AS is_active,
+            v.version = ANY (CASE WHEN p_mode IS NULL THEN t.serving ELSE t.live END) AS answers
+        INTO v_version FROM embver_internal.version AS v
         INNER JOIN embver_internal.collection AS c ON c.collection_id = v.collection_id
-        WHERE c.name = p_collection AND v.version = v_query.version;
+        INNER JOIN embver_internal.route AS t ON t.collection = c.name
+        WHERE c.name = p_collection AND v.version = v_query.version AND v.state <> 'dropped';
         IF NOT FOUND OR v_query.collection IS DISTINCT FROM p_collection
             OR v_query.fingerprint IS DISTINCT FROM v_version.fingerprint THEN
             PERFORM embver_internal.refuse_query(p_collection, v_query.version);
         END IF;
-        PERFORM embver_internal.check_dimensions(v_version, p_collection, v_query.embedding);
+        IF v_query.embedding IS NULL OR vector_dims(v_query.embedding) <> v_version.dimensions
+            OR vector_norm(v_query.embedding) = 0 THEN
+            PERFORM embver_internal.check_dimensions(
+                embver_internal.find_version(
+                    (embver_internal.find_collection(p_collection)).collection_id,
+                    v_query.version), p_collection, v_query.embedding);
+        END IF;
         -- Asked for by name, any live version answers its own vectors; else those that serve.
-        IF v_query.version = ANY (CASE WHEN p_mode IS NULL THEN v_route.serving
-                ELSE v_route.live END)
-            AND (v_chosen IS NULL OR (p_mode IS NULL AND v_query.version = v_route.active)) THEN
+        IF v_version.answers
+            AND (v_chosen IS NULL OR (p_mode IS NULL AND v_version.is_active)) THEN
             v_chosen := v_query;
         END IF;
     END LOOP;
@@ -229,7 +248,7 @@ DECLARE
     v_operator record;
     v_type text;
     v_values text[];
-    v_value text;
+    v_comparison text;
 BEGIN
     IF jsonb_typeof(p_filter) IS DISTINCT FROM 'object' THEN
         PERFORM embver_internal.refuse_filter(p_collection, p_filter, 'it is not a JSON object');
@@ -247,12 +266,16 @@ BEGIN
                 FROM jsonb_array_elements(v_entry.value) AS x);
             CONTINUE;
         END IF;
-        SELECT format_type(a.atttypid, NULL) INTO v_type FROM pg_attribute AS a
+        SELECT format_type(a.atttypid, -1) INTO v_type FROM pg_attribute AS a
         WHERE a.attrelid = p_source AND a.attname = v_entry.key
             AND a.attnum > 0 AND NOT a.attisdropped;
         IF NOT FOUND THEN
             PERFORM embver_internal.refuse_filter(p_collection, p_filter,
                 format('the source has no column %I', v_entry.key));
+        END IF;
+        IF v_entry.value = '{}' THEN
+            PERFORM embver_internal.refuse_filter(p_collection, p_filter,
+                format('%I: {} names no operator', v_entry.key));
         END IF;
         FOR v_operator IN
             SELECT o.key, o.value FROM jsonb_each(CASE jsonb_typeof(v_entry.value)
@@ -270,21 +293,24 @@ BEGIN
             v_values := CASE WHEN v_operator.key = '$in'
                 THEN ARRAY(SELECT jsonb_array_elements_text(v_operator.value))
                 ELSE ARRAY[v_operator.value #>> '{}'] END;
-            BEGIN
-                FOREACH v_value IN ARRAY v_values LOOP
-                    EXECUTE format('SELECT %L::%s', v_value, v_type);
-                END LOOP;
-            EXCEPTION WHEN data_exception THEN
-                PERFORM embver_internal.refuse_filter(p_collection, p_filter,
-                    format('%L is not a value of %I, which is %s', v_value, v_entry.key, v_type));
-            END;
-            v_conditions := v_conditions || CASE
+            v_comparison := CASE
                 WHEN v_operator.key = '$in'
-                    THEN format('embver_row.%I = ANY (%L::%s[])', v_entry.key, v_values::text, v_type)
-                WHEN v_values[1] IS NULL THEN format('embver_row.%I IS NULL', v_entry.key)
-                ELSE format('embver_row.%I %s %L::%s', v_entry.key, CASE v_operator.key
+                    THEN format('= ANY (%L::%s[])', v_values::text, v_type)
+                WHEN v_values[1] IS NULL THEN 'IS NULL'
+                ELSE format('%s %L::%s', CASE v_operator.key
                         WHEN '$eq' THEN '=' WHEN '$lt' THEN '<' WHEN '$lte' THEN '<='
                         WHEN '$gt' THEN '>' ELSE '>=' END, v_values[1], v_type) END;
+            BEGIN
+                -- Are the values of the column's type, and does the type have the operator?
+                EXECUTE format('SELECT %L::%s %s', v_values[1], v_type, v_comparison);
+            EXCEPTION
+                WHEN data_exception OR integrity_constraint_violation
+                    OR syntax_error_or_access_rule_violation THEN
+                PERFORM embver_internal.refuse_filter(p_collection, p_filter,
+                    format('%I, which is %s, cannot be compared with %s: %s', v_entry.key, v_type,
+                        v_operator.value, SQLERRM));
+            END;
+            v_conditions := v_conditions || format('embver_row.%I %s', v_entry.key, v_comparison);
         END LOOP;
     END LOOP;
     RETURN coalesce(nullif(array_to_string(v_conditions, ' AND '), ''), 'true');

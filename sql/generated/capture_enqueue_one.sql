@@ -1,0 +1,2 @@
+
+                INSERT INTO {{store}}.job ({{keys}}) VALUES ({{keys:embver_key}});

@@ -1,0 +1,2 @@
+
+                DELETE FROM {{store}}.embedding AS e WHERE {{match:e,embver_key}};

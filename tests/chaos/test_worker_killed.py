@@ -1,0 +1,145 @@
+"""SIGKILL of a worker at each step: another takes over, nothing is lost and little is twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from embver_pg import indexing
+from embver_pg.client import Embver
+from embver_pg.db import Row
+from tests.chaos.conftest import DOCUMENTS
+from tests.chaos.processes import (
+    assert_whole,
+    backends,
+    encoded,
+    until,
+    worker_process,
+)
+from tests.conftest import Installed
+
+pytestmark = pytest.mark.both_versions
+BATCH = 8
+SHORT = {"batch": BATCH, "lease": 1.0}
+
+
+def successor(installed: Installed, log: Path) -> None:
+    """Another worker process drains what is left."""
+    with worker_process(installed.owner, options=SHORT, log=str(log), drain=True) as process:
+        process.finish()
+
+
+@pytest.mark.parametrize(
+    ("step", "again"),
+    [
+        ("registered", 0),
+        ("walk", 0),
+        ("claimed", 0),  # leased, not a text was sent
+        ("encoding", BATCH),  # sent, and perhaps billed
+        ("encoded", BATCH),
+        ("completed", 0),
+        ("indexed", 0),
+    ],
+)
+def test_killed_between_statements(
+    installed: Installed,
+    filling: Embver,
+    owner: psycopg.Connection[Row],
+    log: Path,
+    step: str,
+    again: int,
+) -> None:
+    with worker_process(
+        installed.owner, options=SHORT, log=str(log), pause=[step], drain=True
+    ) as process:
+        process.wait_for(step)
+        owner.execute("UPDATE docs SET body = 'meanwhile' WHERE id IN (1, 30)")
+        owner.execute("DELETE FROM docs WHERE id IN (2, 31)")
+        process.kill()
+    successor(installed, log)
+    assert_whole(owner)
+    counts = encoded(log)
+    repeated = sum(counts.values()) - len(counts)
+    assert repeated <= again
+    assert len(counts) <= DOCUMENTS + 2  # and the two texts that were written
+    assert filling.collection("docs").version(1)["state"] == "ready"
+    # The dead worker stays on the list until it is forgotten; its successor said goodbye.
+    assert len(owner.execute("SELECT FROM embver.workers").fetchall()) == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "statement"), [("embedding", "complete"), ("walk", "walk_step"), ("lease", "claim")]
+)
+def test_killed_while_the_server_works_for_it(
+    installed: Installed,
+    filling: Embver,
+    owner: psycopg.Connection[Row],
+    log: Path,
+    table: str,
+    statement: str,
+) -> None:
+    with (
+        installed.connect() as blocker,
+        worker_process(installed.owner, options=SHORT, log=str(log)) as process,
+    ):
+        with blocker.transaction():
+            blocker.execute(f"LOCK TABLE embver_docs_v1.{table} IN SHARE MODE")
+            until(
+                lambda: [
+                    row
+                    for row in backends(owner, rf'"{statement}"\(')
+                    if row["wait_event_type"] == "Lock"
+                ],
+                f"{statement} waits",
+            )
+            process.kill()
+        until(lambda: not backends(owner, rf'"{statement}"\('), "the server ends its statement")
+    successor(installed, log)
+    assert_whole(owner)
+    counts = encoded(log)
+    assert len(counts) == DOCUMENTS
+    # The server finished the statement of a client that was gone: what it wrote stays.
+    assert sum(counts.values()) == DOCUMENTS
+
+
+@pytest.mark.parametrize("builder_dies", [False, True])
+def test_killed_while_the_index_is_built(
+    installed: Installed,
+    filling: Embver,
+    owner: psycopg.Connection[Row],
+    log: Path,
+    builder_dies: bool,
+) -> None:
+    with (
+        installed.connect() as writer,
+        worker_process(installed.worker, options=SHORT, log=str(log), drain=True) as process,
+    ):
+        process.finish()  # filled; this role may not build
+        with writer.transaction():
+            writer.execute("UPDATE embver_docs_v1.embedding SET chunk = 0 WHERE false")
+            with worker_process(installed.owner, options=SHORT) as builder:
+                (backend,) = until(
+                    lambda: backends(owner, "^CREATE INDEX CONCURRENTLY"), "the build has begun"
+                )
+                builder.kill()
+            assert indexing.index_state(owner, "embver_docs_v1") == "building"
+            if builder_dies:
+                with installed.connect("admin") as admin:
+                    admin.execute("SELECT pg_terminate_backend(%s)", (backend["pid"],))
+                until(
+                    lambda: indexing.index_state(owner, "embver_docs_v1") == "invalid",
+                    "an invalid index is left",
+                )
+    # A builder that is gone holds the others up for a minute; the test does not wait for it.
+    owner.execute("UPDATE embver_docs_v1.walk SET index_builder_until = clock_timestamp()")
+    successor(installed, log)
+    assert_whole(owner)
+    assert indexing.index_state(owner, "embver_docs_v1") == "valid"
+    indexes = owner.execute(
+        "SELECT indexname FROM pg_indexes WHERE schemaname = 'embver_docs_v1'"
+        " AND tablename = 'embedding' AND indexdef ~ 'hnsw'"
+    ).fetchall()
+    assert len(indexes) == 1
+    assert filling.collection("docs").version(1)["state"] == "ready"
