@@ -8,6 +8,7 @@ upgrade, in one transaction, under one advisory lock.
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,8 @@ from embver_pg.errors import IncompatibleSchema, from_database
 
 CORE_SCHEMA = "embver_internal"
 _TEMPLATE_QUOTE = "$embver_template$"
+# Alembic keeps its context in module globals. Taken after the advisory lock, never before.
+_ALEMBIC = threading.RLock()
 
 
 def init(url: str) -> None:
@@ -33,10 +36,15 @@ def init(url: str) -> None:
         IncompatibleSchema: No pgvector, or a server, an extension or a schema we cannot use.
     """
     with _transaction(url) as connection:
+        run_sql(connection, resources.read_sql("preflight.sql"))
         raw = driver(connection)
         if (found := revision(raw)) is not None:
             _refuse_newer(found)
         _alembic(connection, "core")
+        # The order of every lifecycle verb: first the collection, then its stores.
+        raw.execute(
+            "SELECT collection_id FROM embver_internal.collection ORDER BY 1 FOR NO KEY UPDATE"
+        )
         for collection, version in raw.execute(
             "SELECT collection, version FROM embver.versions WHERE state <> 'dropped'"
             " ORDER BY collection, version"
@@ -298,7 +306,8 @@ def _alembic(
     if output is None:
         config.attributes["connection"] = connection
     target = "head" if start is None else f"{start}:head"
-    command.upgrade(config, target, sql=output is not None)
+    with _ALEMBIC:
+        command.upgrade(config, target, sql=output is not None)
 
 
 def _config(line: str, output: io.StringIO | None = None) -> Any:

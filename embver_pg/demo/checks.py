@@ -8,12 +8,19 @@ from psycopg import sql
 
 from embver_pg.client import Collection
 from embver_pg.demo.material import TABLE, Material
+from embver_pg.encoders import Vectors
 
 K = 10
+Known = dict[tuple[int, str], Vectors]
+"""Vectors ``[d] float32`` by version and text."""
 
 
 def lost(
-    collection: Collection, material: Material, version: int, written: Mapping[str, str | None]
+    collection: Collection,
+    material: Material,
+    version: int,
+    written: Mapping[str, str | None],
+    known: Known,
 ) -> list[str]:
     """Which written documents a version does not have as they were left.
 
@@ -26,6 +33,7 @@ def lost(
         material: What it is made of.
         version: A live version, with nothing in its queue.
         written: The last body by key; None where the document was deleted.
+        known: Encodings made by earlier calls; those made by this one are added.
 
     Returns:
         Their keys.
@@ -53,9 +61,12 @@ def lost(
             (present if row["fresh"] else missing).append(name)
     described = collection.version(version)
     encoder = collection.embver.encoder(described["encoder"], described["fingerprint"])
-    vectors = encoder.encode_documents([rows[name]["content"] for name in present])
-    for name, vector in zip(present, vectors, strict=True):
-        hits = collection.search_vector(version, vector, k=K, mode="single")
+    contents = {name: str(rows[name]["content"]) for name in present}
+    new = sorted({text for text in contents.values() if (version, text) not in known})
+    for text, vector in zip(new, encoder.encode_documents(new), strict=True):
+        known[version, text] = vector
+    for name, text in contents.items():
+        hits = collection.search_vector(version, known[version, text], k=K, mode="single")
         if name not in {hit.id for hit in hits}:
             missing.append(name)
     return missing

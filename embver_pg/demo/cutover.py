@@ -77,7 +77,7 @@ def promote(stage: Stage, writer: Writer) -> Promotion:
     stage.say(f"promoted in {_ms(moment)}: version 2 answers")
     with writer.paused():
         stage.drain()
-        missing = lost(stage.docs, stage.material, 2, writer.written.bodies)
+        missing = lost(stage.docs, stage.material, 2, writer.written.bodies, stage.known)
     stage.expect(not missing, f"version 2 lost documents that were written: {missing[:5]}")
     found = len(during.keys() - set(missing))
     stage.say(f"written during the rollout: {len(during)} documents, found after it: {found}")
@@ -105,7 +105,7 @@ def go_back_and_forward(stage: Stage, writer: Writer, since: Moment) -> list[Mom
                 bool(hits) and hits[0].version == version,
                 f"after the {what} version {version} does not answer",
             )
-            missing = lost(stage.docs, stage.material, version, writer.written.bodies)
+            missing = lost(stage.docs, stage.material, version, writer.written.bodies, stage.known)
             stage.expect(not missing, f"after the {what} version {version} lacks {missing[:5]}")
             found = len(later - set(missing))
             moments.append(replace(moment, later=len(later), found=found))

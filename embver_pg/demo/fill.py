@@ -15,7 +15,7 @@ from embver_pg.demo.processes import Process
 from embver_pg.demo.site import DemoFailedError
 
 _PATIENCE = 120.0  # seconds without any progress
-_TICK = 0.1
+_TICK = 0.2
 
 
 @dataclass(frozen=True)

@@ -81,15 +81,21 @@ class _Bar:
 class _Lines:
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._began = self._written = time.monotonic()
+        self._written = time.monotonic()
+        self._first: tuple[float, int] | None = None
 
     def update(self, done: int, total: int, remark: str) -> None:
         now = time.monotonic()
-        if now - self._written < _PLAIN_SECONDS or done == 0:
+        if done == 0:
+            return
+        if self._first is None:  # before it, models were loaded
+            self._first = (now, done)
+        if now - self._written < _PLAIN_SECONDS:
             return
         self._written = now
-        rate = done / (now - self._began)
-        self._output.note(
-            f"          {done:,} of {total:,} documents ({100 * done // max(total, 1)} %),"
-            f" {rate:.0f}/s, ETA {max(total - done, 0) / rate:.0f} s; {remark}"
-        )
+        began, before = self._first
+        line = f"{done:,} of {total:,} documents ({100 * done // max(total, 1)} %)"
+        if done > before:
+            rate = (done - before) / (now - began)
+            line += f", {rate:.0f}/s, ETA {max(total - done, 0) / rate:.0f} s"
+        self._output.note(" " * 11 + line + (f"; {remark}" if remark else ""))

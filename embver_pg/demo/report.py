@@ -222,8 +222,8 @@ def _facts(report: Report) -> Table:
     kinds = ", ".join(f"{writes.statements.get(kind, 0)} {kind}s" for kind in _KINDS)
     grid.add_row(
         "writes",
-        f"{writes.documents} documents written during the rollout ({kinds}),"
-        f" {writes.found} found as written after it;"
+        f"{writes.documents:,} documents written during the rollout ({kinds}),"
+        f" {writes.found:,} found as written after it;"
         f" slowest statement {_ms(report.slowest_write_seconds)}",
     )
     grid.add_row("kill -9", "no worker" if killed is None else _killed_line(killed))

@@ -46,9 +46,7 @@ def fill_second(stage: Stage, doomed: Process, survivor: Process, searcher: Sear
 
     def look() -> str:
         _watch_lease(stage, found)
-        searches = searcher.searches()
-        failed = sum(search.error is not None for search in searches)
-        return f"{len(searches):,} searches, {failed} failed"
+        return searcher.so_far()
 
     milestones = [
         Milestone(_KILL_AT, lambda share: _kill(stage, found, doomed)),

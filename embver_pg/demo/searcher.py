@@ -47,6 +47,7 @@ class Searcher:
         self._outcomes = site.directory / "searches.jsonl"
         self._read = 0  # bytes
         self._searches: list[Search] = []
+        self._failed = 0
         asked = site.directory / "questions.json"
         asked.write_text(json.dumps(list(questions)), encoding="utf-8")
         self._process = Process(
@@ -78,8 +79,14 @@ class Searcher:
                 new = file.read()
             whole = new[: new.rfind(b"\n") + 1]  # the last line may be half written
             self._read += len(whole)
-            self._searches += [Search(*json.loads(line)) for line in whole.splitlines()]
+            made = [Search(*json.loads(line)) for line in whole.splitlines()]
+            self._searches += made
+            self._failed += sum(search.error is not None for search in made)
         return self._searches
+
+    def so_far(self) -> str:
+        """Counts, for people."""
+        return f"{len(self.searches()):,} searches, {self._failed} failed"
 
     def stop(self) -> str | None:
         """End it; what went wrong, if the process did not live and end as it should."""

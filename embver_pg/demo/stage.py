@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from embver_pg.client import Collection, Embver
+from embver_pg.demo.checks import Known
 from embver_pg.demo.material import TABLE, Material
 from embver_pg.demo.output import Output
 from embver_pg.encoders import Encoder, EncoderSpec, load
@@ -24,6 +25,7 @@ class Stage:
         began: On the monotonic clock, in seconds.
         failures: Broken promises, for people.
         phases: Seconds by phase.
+        known: Encodings of what was written, see :mod:`embver_pg.demo.checks`.
     """
 
     output: Output
@@ -32,6 +34,7 @@ class Stage:
     began: float
     failures: list[str] = field(default_factory=list)
     phases: dict[str, float] = field(default_factory=dict)
+    known: Known = field(default_factory=dict)
 
     @property
     def docs(self) -> Collection:

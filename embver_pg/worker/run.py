@@ -25,6 +25,7 @@ from embver_pg.worker.model import Encoders
 log = logging.getLogger("embver_pg.worker")
 _SLOWEST = 60.0  # seconds of back-off, at most, where the provider names none
 _LONGEST = 900.0  # … and where it does
+_STEADY = 5.0  # seconds of a short queue after which the bulk is done
 _FAILURES = 8  # in a row, after which a drain gives up
 
 
@@ -76,6 +77,7 @@ class Worker:
         self._resting: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         self._said: dict[str, str] = {}
+        self._short_since: dict[str, float] = {}
         self._stop = threading.Event()
         self._connected = True
         self._finisher = Finisher(database, self.worker_id, self._stop, self._on_step)
@@ -219,7 +221,7 @@ class Worker:
             if queue is None:
                 return False, False
         queued = queue["ready"] + queue["waiting"] + queue["leased"]
-        if target["state"] == "filling" and queued == 0:
+        if target["state"] == "filling" and (queued == 0 or self._is_settled(store, queued)):
             waiting = self._finisher.step(target)
             if not waiting:
                 self._say(store, "its index is left to a worker of the owner of the source")
@@ -231,6 +233,13 @@ class Worker:
                 f" the first lease expires at {queue['next_due_at']:%H:%M:%S}",
             )
         return bool(claimed) or queue["ready"] > 0, queued > 0
+
+    def _is_settled(self, store: str, queued: int) -> bool:
+        """Whether only fresh changes are left, which under steady writes never end."""
+        if queued >= self._batch:
+            self._short_since.pop(store, None)
+            return False
+        return time.monotonic() - self._short_since.setdefault(store, time.monotonic()) > _STEADY
 
     def _back_off(self, store: str, error: Exception) -> float:
         """Seconds to leave a store alone: exponential with jitter, or what was asked for."""

@@ -10,7 +10,7 @@ END
 $do$;
 
 CREATE OR REPLACE FUNCTION {{schema}}.search(
-    queries embver.query_vector [], k int DEFAULT 10, route_key text DEFAULT NULL,
+    queries embver.query_vector[], k int DEFAULT 10, route_key text DEFAULT NULL,
     filter jsonb DEFAULT NULL, mode text DEFAULT NULL, options jsonb DEFAULT '{}'
 ) RETURNS TABLE (
     {{key_attributes}}, chunk int, score float8, distance float8, rank int, version int
@@ -73,7 +73,7 @@ BEGIN
         {{keys}}, chunk, score, distance, rank, version, embver_rank);
 END
 $fn$;
-COMMENT ON FUNCTION {{schema}}.search(embver.query_vector [], int, text, jsonb, text, jsonb) IS
+COMMENT ON FUNCTION {{schema}}.search(embver.query_vector[], int, text, jsonb, text, jsonb) IS
 'The k nearest documents to the query of the version that the route names, best first. Queries come'
 ' from embver.query; one of a space that does not serve raises VM012. filter: equality, $in, $lt,'
 ' $lte, $gt, $gte, $and, $or over source columns. options: exact, ef_search.';

@@ -17,7 +17,7 @@ COMMENT ON FUNCTION {{store}}.lease_items({{store}}.lease) IS
 'The documents of a lease, numbered as the worker knows them.';
 
 CREATE OR REPLACE FUNCTION {{store}}.requeue_lease(
-    p_lease {{store}}.lease, p_done int [], p_delay interval, p_failed int
+    p_lease {{store}}.lease, p_done int[], p_delay interval, p_failed int
 ) RETURNS void
 LANGUAGE sql VOLATILE SET search_path FROM CURRENT
 AS $fn$
@@ -28,7 +28,7 @@ SELECT {{keys:i}}, i.job_priority, i.job_attempts + p_failed, i.job_enqueued_at,
 FROM {{store}}.lease_items(p_lease) AS i
 WHERE i.ordinal <> ALL (p_done);
 $fn$;
-COMMENT ON FUNCTION {{store}}.requeue_lease({{store}}.lease, int [], interval, int) IS
+COMMENT ON FUNCTION {{store}}.requeue_lease({{store}}.lease, int[], interval, int) IS
 'Puts the documents of a lease that are not done back into the queue.';
 
 CREATE OR REPLACE FUNCTION {{store}}.claim(
@@ -95,8 +95,8 @@ COMMENT ON FUNCTION {{store}}.claim(uuid, int, interval, bigint) IS
 ' nothing is to be encoded; completing the lease settles those too.';
 
 CREATE OR REPLACE FUNCTION {{store}}.complete(
-    p_lease bigint, p_items int [], p_hashes bytea [], p_vectors {{element_type}} [],
-    p_errors text [] DEFAULT NULL
+    p_lease bigint, p_items int[], p_hashes bytea[], p_vectors {{element_type}} [],
+    p_errors text[] DEFAULT NULL
 ) RETURNS TABLE (written int, failed int, returned int)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '5s'
 AS $fn$
@@ -214,7 +214,7 @@ BEGIN
     RETURN NEXT;
 END
 $fn$;
-COMMENT ON FUNCTION {{store}}.complete(bigint, int [], bytea [], {{element_type}} [], text []) IS
+COMMENT ON FUNCTION {{store}}.complete(bigint, int[], bytea[], {{element_type}} [], text[]) IS
 'Ends a lease: writes vectors whose content is still the one encoded, buries failures, removes the'
 ' vectors of documents that are gone, and puts the rest back. VM020 when the lease is lost.';
 
@@ -238,7 +238,7 @@ COMMENT ON FUNCTION {{store}}.give_back(bigint, interval, int) IS
 'Returns a lease to the queue, due after p_delay; false when it was lost already.';
 
 CREATE OR REPLACE FUNCTION {{store}}.extend_leases(
-    p_worker uuid, p_lease interval, p_leases bigint [] DEFAULT NULL
+    p_worker uuid, p_lease interval, p_leases bigint[] DEFAULT NULL
 ) RETURNS int
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
 AS $fn$
@@ -251,7 +251,7 @@ WITH extended AS (
 
 SELECT count(*)::int FROM extended;
 $fn$;
-COMMENT ON FUNCTION {{store}}.extend_leases(uuid, interval, bigint []) IS
+COMMENT ON FUNCTION {{store}}.extend_leases(uuid, interval, bigint[]) IS
 'Heartbeat: moves the expiry of those of the worker''s leases that it knows of (default all) and'
 ' that have not expired.';
 

@@ -1,6 +1,6 @@
 -- Filling and checking one store: the barrier, the walk over the source, verify, requeue.
 
-CREATE OR REPLACE FUNCTION {{store}}.writers() RETURNS text []
+CREATE OR REPLACE FUNCTION {{store}}.writers() RETURNS text[]
 LANGUAGE sql VOLATILE SET search_path FROM CURRENT
 AS $fn$
 SELECT coalesce(array_agg(DISTINCT l.virtualtransaction), '{}')
@@ -17,7 +17,7 @@ $fn$;
 COMMENT ON FUNCTION {{store}}.writers() IS
 'Transactions that hold a lock on the source under which they may have written it.';
 
-CREATE OR REPLACE FUNCTION {{store}}.lock_holders(p_table text) RETURNS text []
+CREATE OR REPLACE FUNCTION {{store}}.lock_holders(p_table text) RETURNS text[]
 LANGUAGE sql VOLATILE SET search_path FROM CURRENT
 AS $fn$
 SELECT coalesce(array_agg(DISTINCT l.virtualtransaction), '{}')
@@ -31,7 +31,7 @@ COMMENT ON FUNCTION {{store}}.lock_holders(text) IS
 'Other transactions that are writing a table of the store.';
 
 CREATE OR REPLACE FUNCTION {{store}}.walk_step(p_limit int DEFAULT 1000)
-RETURNS TABLE (phase text, seen bigint, enqueued bigint, waiting_for text [])
+RETURNS TABLE (phase text, seen bigint, enqueued bigint, waiting_for text[])
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
 AS $fn$
 #variable_conflict use_column
@@ -165,7 +165,7 @@ COMMENT ON FUNCTION {{store}}.request_rewalk() IS 'Asks the workers to walk the 
 
 CREATE OR REPLACE FUNCTION {{store}}.walk_status()
 RETURNS TABLE (
-    phase text, seen bigint, enqueued bigint, waiting_for text [],
+    phase text, seen bigint, enqueued bigint, waiting_for text[],
     started_at timestamptz, ended_at timestamptz, rewalk_requested boolean
 )
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT

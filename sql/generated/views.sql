@@ -6,7 +6,7 @@ FROM {{source}} AS embver_row
 INNER JOIN (
 {{branches}}) AS e ON {{source_match:e}}
 WHERE e.version = ANY ((SELECT r.live FROM embver_internal.route AS r
-    WHERE r.collection = {{collection}})::int []);
+    WHERE r.collection = {{collection}})::int[]);
 COMMENT ON VIEW {{schema}}.versions IS
 'The source''s columns with the vector of every live version: WHERE version = n … prunes to one'
 ' index, and keeps answering that version''s own vectors until it is retired.';

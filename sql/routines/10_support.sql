@@ -165,8 +165,9 @@ $body$;
 COMMENT ON FUNCTION embver_internal.check_fragments(jsonb) IS
 'The fragments, or VM004 where one would break out of a generated function.';
 
-CREATE OR REPLACE FUNCTION embver_internal.variables(p_collection_id int, p_version int DEFAULT NULL)
-RETURNS jsonb
+CREATE OR REPLACE FUNCTION embver_internal.variables(
+    p_collection_id int, p_version int DEFAULT NULL
+) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $fn$
 WITH c AS (
@@ -294,6 +295,9 @@ BEGIN
         ' embver_internal.rollout, embver_internal.route TO %I', p_owner);
     EXECUTE format('GRANT EXECUTE ON FUNCTION embver_internal.writable_versions,'
         ' embver_internal.store_name, embver_internal.capture_relations, embver_internal.fail,'
+        -- The store line renders its tables as the owner.
+        ' embver_internal.render_store_schema, embver_internal.render, embver_internal.variables,'
+        ' embver_internal.check_fragments,'
         ' embver_internal.key_as_text, embver_internal.choose_query, embver_internal.refuse_query,'
         ' embver_internal.filter_condition, embver_internal.refuse_filter,'
         ' embver_internal.check_mode, embver_internal.check_dimensions,'

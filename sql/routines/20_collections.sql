@@ -73,7 +73,7 @@ $fn$;
 COMMENT ON FUNCTION embver_internal.check_column_names(regclass) IS
 'Refuses with VM004 columns named like those of the generated objects.';
 
-CREATE OR REPLACE FUNCTION embver_internal.source_keys(p_source regclass, p_columns text [])
+CREATE OR REPLACE FUNCTION embver_internal.source_keys(p_source regclass, p_columns text[])
 RETURNS TABLE (column_name text, type text, collate_clause text)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
 AS $fn$
@@ -157,11 +157,11 @@ BEGIN
     END IF;
 END
 $fn$;
-COMMENT ON FUNCTION embver_internal.source_keys(regclass, text []) IS
+COMMENT ON FUNCTION embver_internal.source_keys(regclass, text[]) IS
 'The key columns with type and COLLATE clause; default the primary key; VM004 if unfit.';
 
 CREATE OR REPLACE FUNCTION embver_internal.parse_content(
-    p_source regclass, p_content text, OUT expression text, OUT columns text []
+    p_source regclass, p_content text, OUT expression text, OUT columns text[]
 ) RETURNS record
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT
 AS $fn$
@@ -447,7 +447,7 @@ COMMENT ON FUNCTION embver_internal.generate_views(int) IS
 'Replaces the views current and versions; their branches are the versions that are filled.';
 
 CREATE OR REPLACE FUNCTION embver.create_collection(
-    name text, source regclass, content text, key_columns text [] DEFAULT NULL
+    name text, source regclass, content text, key_columns text[] DEFAULT NULL
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT
 AS $fn$
@@ -466,7 +466,8 @@ BEGIN
             ' not "internal"');
     END IF;
     IF source IS NULL THEN
-        PERFORM embver_internal.fail('VM006', 'the source is NULL', '{}',
+        PERFORM embver_internal.fail('VM006', 'the source is NULL',
+            jsonb_build_object('source', NULL),
             'name a table, such as ''public.docs''');
     END IF;
     IF EXISTS (SELECT FROM embver_internal.collection AS c
@@ -511,7 +512,7 @@ BEGIN
         jsonb_build_object('source', source::text, 'content', content, 'keys', v_keys.columns));
 END
 $fn$;
-COMMENT ON FUNCTION embver.create_collection(text, regclass, text, text []) IS
+COMMENT ON FUNCTION embver.create_collection(text, regclass, text, text[]) IS
 'Registers a source table: content is an SQL expression over its columns, key_columns default to'
 ' the primary key. Installs the capture triggers, which stay idle until a rollout starts.';
 
@@ -527,6 +528,9 @@ DECLARE
     v_detached int := 0;
     v_trigger record;
 BEGIN
+    -- What is rendered here must not undo a rollout that starts meanwhile.
+    PERFORM FROM embver_internal.collection AS c
+    WHERE c.collection_id = v_id FOR NO KEY UPDATE;
     PERFORM embver_internal.check_source(v_collection.source);
     PERFORM embver_internal.grant_to_owner(v_owner);
     FOR v_version IN
@@ -579,6 +583,9 @@ DECLARE
     v_stores int[];
     v_statement text;
 BEGIN
+    PERFORM FROM embver_internal.collection AS c
+    WHERE c.collection_id = v_collection.collection_id FOR UPDATE;
+    PERFORM embver_internal.find_collection(name);
     SELECT array_agg(v.version ORDER BY v.version) INTO v_stores
     FROM embver_internal.version AS v
     WHERE v.collection_id = v_collection.collection_id AND v.state <> 'dropped';

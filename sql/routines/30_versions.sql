@@ -34,11 +34,18 @@ DECLARE
     v_version int;
     v_limit int := CASE p_element_type WHEN 'vector' THEN 2000 WHEN 'halfvec' THEN 4000 END;
     v_unknown text;
+    v_m int;
+    v_ef_construction int;
 BEGIN
     -- Two at once: the second waits here and takes the next number.
     PERFORM FROM embver_internal.collection AS c
     WHERE c.collection_id = v_collection.collection_id FOR NO KEY UPDATE;
-    IF v_limit IS NULL THEN
+    IF jsonb_typeof(p_encoder) IS DISTINCT FROM 'object'
+        OR coalesce(btrim(p_fingerprint), '') = '' THEN
+        PERFORM embver_internal.fail('VM006', 'a version needs an encoder and its fingerprint',
+            jsonb_build_object('encoder', p_encoder, 'fingerprint', p_fingerprint),
+            format('embver version add %s ENCODER', p_collection));
+    ELSIF v_limit IS NULL THEN
         PERFORM embver_internal.fail('VM006', format('unknown element type %L', p_element_type),
             jsonb_build_object('element_type', p_element_type), 'use vector or halfvec');
     ELSIF p_metric IS NULL OR p_metric NOT IN ('cosine', 'l2', 'ip') THEN
@@ -62,14 +69,26 @@ BEGIN
             'use {"type": "hnsw", "m": 16, "ef_construction": 64} or {"type": "none"}');
     END IF;
     SELECT o.key INTO v_unknown FROM jsonb_each(p_index_spec) AS o
-    WHERE o.key NOT IN ('type', 'm', 'ef_construction')
-        OR (o.key <> 'type' AND (jsonb_typeof(o.value) <> 'number'
-            OR (o.value)::numeric NOT BETWEEN 2 AND 1000 OR (o.value)::numeric % 1 <> 0))
+    WHERE CASE
+        WHEN o.key = 'type' THEN false
+        WHEN p_index_spec ->> 'type' = 'none' OR o.key NOT IN ('m', 'ef_construction')
+            OR jsonb_typeof(o.value) <> 'number' THEN true
+        ELSE (o.value)::numeric % 1 <> 0 OR (o.value)::numeric NOT BETWEEN
+            CASE o.key WHEN 'm' THEN 2 ELSE 4 END AND CASE o.key WHEN 'm' THEN 100 ELSE 1000 END
+        END
     LIMIT 1;
     IF FOUND THEN
         PERFORM embver_internal.fail('VM006', format('index option %L is unknown or out of range',
                 v_unknown), jsonb_build_object('index', p_index_spec),
             'm 2 to 100 and ef_construction 4 to 1000, whole numbers');
+    END IF;
+    v_m := coalesce((p_index_spec ->> 'm')::int, 16);
+    v_ef_construction := coalesce((p_index_spec ->> 'ef_construction')::int, 64);
+    IF v_ef_construction < 2 * v_m THEN
+        PERFORM embver_internal.fail('VM006',
+            format('ef_construction %s is less than twice m %s', v_ef_construction, v_m),
+            jsonb_build_object('index', p_index_spec),
+            format('{"type": "hnsw", "m": %s, "ef_construction": %s}', v_m, 2 * v_m));
     END IF;
     v_version := 1 + coalesce((SELECT max(v.version) FROM embver_internal.version AS v
         WHERE v.collection_id = v_collection.collection_id), 0);

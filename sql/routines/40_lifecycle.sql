@@ -1,6 +1,6 @@
 -- The state machine: every step is one transaction and one row in the audit trail.
 
-CREATE OR REPLACE FUNCTION embver_internal.allowed_states(p_from text) RETURNS text []
+CREATE OR REPLACE FUNCTION embver_internal.allowed_states(p_from text) RETURNS text[]
 LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT
 RETURN CASE p_from
     WHEN 'created' THEN ARRAY['filling', 'dropped']
@@ -9,7 +9,7 @@ RETURN CASE p_from
     WHEN 'active' THEN ARRAY['fallback', 'ready']
     WHEN 'fallback' THEN ARRAY['active', 'retired']
     WHEN 'retired' THEN ARRAY['dropped']
-    ELSE ARRAY[]::text []
+    ELSE ARRAY[]::text[]
 END;
 COMMENT ON FUNCTION embver_internal.allowed_states(text) IS
 'The state machine of a version: where it may go from here.';
@@ -96,7 +96,8 @@ DECLARE
     v_valid boolean;
 BEGIN
     IF jsonb_typeof(coalesce(p_options, '{}')) <> 'object' THEN
-        PERFORM embver_internal.fail('VM006', 'options must be a JSON object', '{}',
+        PERFORM embver_internal.fail('VM006', 'options must be a JSON object',
+            jsonb_build_object('options', p_options, 'defaults', v_defaults),
             'options => ''{"margin": 0.02}''');
     END IF;
     FOR v_option IN SELECT o.key, o.value FROM jsonb_each(v_options) AS o LOOP

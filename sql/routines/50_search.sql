@@ -137,8 +137,9 @@ $fn$;
 COMMENT ON FUNCTION embver_internal.check_dimensions(embver_internal.version, text, vector) IS
 'VM013 for another number of dimensions, VM006 for NULL and for zero under cosine.';
 
-CREATE OR REPLACE FUNCTION embver_internal.check_search_arguments(p_k int, p_mode text, p_options jsonb)
-RETURNS void
+CREATE OR REPLACE FUNCTION embver_internal.check_search_arguments(
+    p_k int, p_mode text, p_options jsonb
+) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
 AS $fn$
 DECLARE
@@ -180,7 +181,7 @@ COMMENT ON FUNCTION embver_internal.check_search_arguments(int, text, jsonb) IS
 'VM006 for a k, mode or option that search does not take.';
 
 CREATE OR REPLACE FUNCTION embver_internal.choose_query(
-    p_collection text, p_queries embver.query_vector [], p_k int, p_mode text, p_options jsonb
+    p_collection text, p_queries embver.query_vector[], p_k int, p_mode text, p_options jsonb
 ) RETURNS embver.query_vector
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
 AS $fn$
@@ -234,8 +235,8 @@ BEGIN
 END
 $fn$;
 COMMENT ON FUNCTION embver_internal.choose_query(
-    text, embver.query_vector [], int, text, jsonb
-) IS 'Checks every query vector and picks the one that is answered: of the active version if given.';
+    text, embver.query_vector[], int, text, jsonb
+) IS 'Checks every query vector and picks the one to answer: the active version''s if given.';
 
 CREATE OR REPLACE FUNCTION embver_internal.filter_condition(
     p_collection text, p_source regclass, p_filter jsonb
@@ -317,8 +318,8 @@ BEGIN
 END
 $fn$;
 COMMENT ON FUNCTION embver_internal.filter_condition(text, regclass, jsonb) IS
-'A filter as a condition over the source row embver_row: names and values quoted, values of the column''s'
-' type. VM006 for what is no filter.';
+'A filter as a condition over the source row embver_row: names and values quoted, values of the'
+' column''s type. VM006 for what is no filter.';
 
 CREATE OR REPLACE FUNCTION embver_internal.refuse_filter(
     p_collection text, p_filter jsonb, p_reason text

@@ -7,8 +7,8 @@ COMMENT ON FUNCTION embver_internal.key_as_text(jsonb) IS
 'How a golden set names a document: the key as text, of a composite key a JSON array of texts.';
 
 CREATE OR REPLACE FUNCTION embver_internal.import_golden_set(
-    p_collection text, p_name text, p_queries text [], p_texts text [],
-    p_judged text [], p_documents text [], p_grades int []
+    p_collection text, p_name text, p_queries text[], p_texts text[],
+    p_judged text[], p_documents text[], p_grades int[]
 ) RETURNS TABLE (set_version int, queries int, judgments int, unknown_documents int)
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT
 AS $fn$
@@ -54,7 +54,7 @@ BEGIN
 END
 $fn$;
 COMMENT ON FUNCTION embver_internal.import_golden_set(
-    text, text, text [], text [], text [], text [], int []
+    text, text, text[], text[], text[], text[], int[]
 ) IS 'Stores a golden set as the next version of its name, and counts documents that do not exist.';
 
 CREATE OR REPLACE FUNCTION embver_internal.find_golden_set(p_collection text, p_name text)
@@ -83,8 +83,8 @@ COMMENT ON FUNCTION embver_internal.find_golden_set(text, text) IS
 
 CREATE OR REPLACE FUNCTION embver_internal.record_evaluation(
     p_collection text, p_version int, p_golden_set_id int, p_mode text, p_exact boolean, p_k int,
-    p_started_at timestamptz, p_queries text [], p_ndcg float8 [], p_recall float8 [],
-    p_mrr float8 [], p_seconds float8 []
+    p_started_at timestamptz, p_queries text[], p_ndcg float8[], p_recall float8[],
+    p_mrr float8[], p_seconds float8[]
 ) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT
 AS $fn$
@@ -112,8 +112,8 @@ BEGIN
 END
 $fn$;
 COMMENT ON FUNCTION embver_internal.record_evaluation(
-    text, int, int, text, boolean, int, timestamptz, text [], float8 [], float8 [], float8 [],
-    float8 []
+    text, int, int, text, boolean, int, timestamptz, text[], float8[], float8[], float8[],
+    float8[]
 ) IS 'Keeps one measured run, per query.';
 
 CREATE OR REPLACE FUNCTION embver_internal.record_gate(

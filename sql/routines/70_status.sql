@@ -62,13 +62,19 @@ DECLARE
 BEGIN
     PERFORM embver_internal.find_version(v_collection.collection_id, version);
     IF coalesce(btrim(reason), '') = '' THEN
-        PERFORM embver_internal.fail('VM006', 'a waiver needs a reason', '{}',
+        PERFORM embver_internal.fail('VM006', 'a waiver needs a reason',
+            jsonb_build_object('key', key, 'reason', reason),
             'waive(…, reason => ''why this document may be missing'')');
     END IF;
-    EXECUTE format('SELECT %I.waive($1, $2)', embver_internal.store_name(collection, version))
-    INTO v_count USING key, reason;
+    BEGIN
+        EXECUTE format('SELECT %I.waive($1, $2)', embver_internal.store_name(collection, version))
+        INTO v_count USING key, reason;
+    EXCEPTION WHEN data_exception THEN
+        v_count := 0;  -- not a key of this collection, so no dead letter's either
+    END;
     IF v_count = 0 THEN
-        PERFORM embver_internal.fail('VM006', format('%s is not a dead letter', key),
+        PERFORM embver_internal.fail('VM006',
+            format('%s is not a dead letter', coalesce(key::text, 'NULL')),
             jsonb_build_object('collection', collection, 'version', version, 'key', key),
             'SELECT * FROM embver.dead_letters');
     END IF;
@@ -102,7 +108,7 @@ COMMENT ON FUNCTION embver_internal.request_rewalk(int) IS
 CREATE OR REPLACE FUNCTION embver_internal.queue_overview()
 RETURNS TABLE (
     collection text, version int, state text, phase text, seen bigint, enqueued bigint,
-    waiting_for text [], ready bigint, waiting bigint, leased bigint, dead bigint, waived bigint,
+    waiting_for text[], ready bigint, waiting bigint, leased bigint, dead bigint, waived bigint,
     oldest_at timestamptz, next_due_at timestamptz, vectors bigint, documents bigint
 )
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT

@@ -1,4 +1,4 @@
--- Who may do what. Group roles that do not exist are left out; run embver upgrade after making them.
+-- Who may do what. Group roles that do not exist are left out: make them, then embver upgrade.
 
 CREATE OR REPLACE FUNCTION embver_internal.store_grants(p_store text) RETURNS text
 LANGUAGE sql STABLE SET search_path FROM CURRENT

@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -142,15 +143,16 @@ class Stage:
         return session
 
     def close(self) -> None:
-        """End every session, also those that wait."""
+        """End every session, also those that wait; the server may be gone."""
         for session in self._sessions:
             if session.pending is not None and not session.pending.done():
                 self.watch.execute("SELECT pg_terminate_backend(%s)", (session.pid,))
             session.close()
-        for row in self.watch.execute(
-            "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
-        ):
-            self.watch.execute(sql.SQL("ROLLBACK PREPARED {}").format(row["gid"]))
+        with suppress(psycopg.OperationalError):
+            for row in self.watch.execute(
+                "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
+            ):
+                self.watch.execute(sql.SQL("ROLLBACK PREPARED {}").format(row["gid"]))
         self.watch.close()
 
     # -- waiting -----------------------------------------------------------------------------
@@ -192,9 +194,7 @@ class Stage:
     ) -> Lease | None:
         """Claim documents; None where nothing is due."""
         rows = (session or self.worker).run(
-            sql.SQL("SELECT * FROM {}(%s, %s, '5 min')").format(
-                in_store(version, "claim")
-            ),
+            sql.SQL("SELECT * FROM {}(%s, %s, '5 min')").format(in_store(version, "claim")),
             (self._worker_id, limit),
         )
         if not rows:
@@ -320,9 +320,8 @@ class Stage:
             }
             missing, orphaned = expected.keys() - stored.keys(), stored.keys() - expected.keys()
             stale = {key for key in expected.keys() & stored.keys() if expected[key] != stored[key]}
-            assert not (missing or orphaned or stale), (
-                f"version {version}: missing {missing}, stale {stale}, orphaned {orphaned}"
-            )
+            differences = {"missing": missing, "stale": stale, "orphaned": orphaned}
+            assert not any(differences.values()), f"version {version}: {differences}"
             verified = self.owner.run("SELECT * FROM embver.verify('docs', %s)", (version,))[0]
             assert set(verified.values()) == {0}, f"version {version}: {verified}"
             for table in ("job", "lease"):
@@ -410,7 +409,8 @@ def new_stage(server: servers.Server | None = None) -> Stage:
     template = servers.build_template(server, TEMPLATE, lambda url: _build(server, url))
     admin = servers.clone_database(server, template, owner="embver_owner")
     name = urlsplit(admin).path.removeprefix("/")
-    return Stage(Installed(*(server.url(name, role) for role in servers.ROLES), admin))
+    owner, worker, reader, stranger = (server.url(name, role) for role in servers.ROLES)
+    return Stage(Installed(owner, worker, reader, stranger, admin))
 
 
 def drop_stage(stage: Stage) -> None:
@@ -445,5 +445,3 @@ def _build(server: servers.Server, admin_url: str) -> None:
 
 def _query(statement: str | sql.Composable) -> Any:
     return statement
-
-

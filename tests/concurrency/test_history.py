@@ -8,17 +8,18 @@ verb of the lifecycle. At the end, with the queue drained, each live store equal
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from psycopg import errors
 
-from tests.concurrency.stage import Hold, Lease, Session, Stage, call, drop_stage, new_stage
+from tests.concurrency.stage import Hold, Lease, Session, call, drop_stage, new_stage
 
 KEYS = (1, 2, 3, 4)
 # Few texts, so that content often goes back to what is stored, or lies in another lease.
@@ -66,8 +67,7 @@ changes = st.one_of(
     st.builds(lambda key: Change("DELETE FROM docs WHERE id >= %s", (key,)), keys),
     st.builds(
         lambda new, old: Change(
-            "UPDATE docs SET id = %s WHERE id = %s AND NOT EXISTS"
-            " (SELECT FROM docs WHERE id = %s)",
+            "UPDATE docs SET id = %s WHERE id = %s AND NOT EXISTS (SELECT FROM docs WHERE id = %s)",
             (new, old, new),
         ),
         keys,
@@ -143,8 +143,9 @@ class History(RuleBasedStateMachine):
     def begin(self, i: int, isolation: str) -> None:
         if not self.open[i]:
             self.applications[i].begin(isolation)
-            self.applications[i].run("SELECT FROM docs")  # the snapshot is taken here
             self.open[i] = True
+            # The snapshot is taken here.
+            self._application(i, Change("SELECT FROM docs", ()))
 
     @rule(i=who, change=changes)
     def change(self, i: int, change: Change) -> None:
@@ -163,10 +164,8 @@ class History(RuleBasedStateMachine):
     def end(self, i: int, commits: bool) -> None:
         if self.open[i]:
             self.open[i] = False
-            try:
+            with suppress(*CONFLICTS):  # PostgreSQL has rolled it back
                 self.applications[i].run("COMMIT" if commits else "ROLLBACK")
-            except CONFLICTS:
-                pass  # PostgreSQL has rolled it back
 
     def _application(self, i: int, change: Change) -> bool:
         try:
@@ -291,11 +290,17 @@ class History(RuleBasedStateMachine):
 
 @pytest.mark.both_versions
 @pytest.mark.slow
-class TestHistory(History.TestCase):  # type: ignore[misc]
+class TestHistory(History.TestCase):  # type: ignore[misc, valid-type]
     settings = settings(
         max_examples=int(os.environ.get("EMBVER_TEST_HISTORIES") or 60),
         stateful_step_count=40,
         deadline=None,
         print_blob=True,
+        # Shrinking runs a history hundreds of times: ask for it when there is something to shrink.
+        phases=[
+            phase
+            for phase in Phase
+            if phase is not Phase.shrink or os.environ.get("EMBVER_TEST_SHRINK")
+        ],
         suppress_health_check=list(HealthCheck),
     )

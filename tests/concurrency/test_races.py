@@ -47,18 +47,14 @@ def test_race(stage: Stage, scenario: Callable[[Stage], None]) -> None:
 @pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 @pytest.mark.parametrize("change", CHANGES)
-def test_change_during_completion(
-    stage: Stage, change: str, isolation: str, commits: bool
-) -> None:
+def test_change_during_completion(stage: Stage, change: str, isolation: str, commits: bool) -> None:
     scenarios.change_during_completion(stage, change, isolation, commits)
 
 
 @pytest.mark.parametrize("commits", [True, False], ids=["commit", "rollback"])
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 @pytest.mark.parametrize("change", CHANGES)
-def test_completion_during_change(
-    stage: Stage, change: str, isolation: str, commits: bool
-) -> None:
+def test_completion_during_change(stage: Stage, change: str, isolation: str, commits: bool) -> None:
     scenarios.completion_during_change(stage, change, isolation, commits)
 
 

@@ -134,9 +134,7 @@ def remove(stage: Stage, guard: Guard) -> None:
     """Take a guard out of the installed function, as the function's owner."""
     if guard.live:
         stage.owner.run("SELECT embver.start_rollout('docs', 1)")
-    rows = stage.owner.run(
-        "SELECT pg_get_functiondef(%s::regproc) AS body", (guard.function,)
-    )
+    rows = stage.owner.run("SELECT pg_get_functiondef(%s::regproc) AS body", (guard.function,))
     body, count = re.subn(
         guard.pattern, lambda _: guard.replacement, rows[0]["body"], flags=re.DOTALL
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -22,7 +22,7 @@ Connection = psycopg.Connection[Row]
 
 def run(connection: Connection, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
     """The rows of a statement, if it has any."""
-    cursor = connection.execute(cast(LiteralString, statement), parameters or None)
+    cursor = connection.execute(statement, parameters or None)
     return cursor.fetchall() if cursor.description else []
 
 

@@ -18,8 +18,13 @@ ADD = "SELECT embver_internal.register_version({})"
 
 
 def add(**given: str) -> str:
-    arguments = {"p_collection": "'docs'", "p_encoder": "'{\"provider\": \"hash\"}'",
-                 "p_fingerprint": "'f'", "p_dimensions": "8", **given}
+    arguments = {
+        "p_collection": "'docs'",
+        "p_encoder": '\'{"provider": "hash"}\'',
+        "p_fingerprint": "'f'",
+        "p_dimensions": "8",
+        **given,
+    }
     return ADD.format(", ".join(f"{name} => {value}" for name, value in arguments.items()))
 
 
@@ -30,16 +35,26 @@ CALLS: dict[str, tuple[str, str]] = {
     **{
         f"unknown collection: {call}": (f"SELECT {call}", "VM001")
         for call in (
-            "embver.start_rollout('nope', 1)", "embver.pause_rollout('nope')",
-            "embver.resume_rollout('nope')", "embver.abort_rollout('nope')",
-            "embver.set_route('nope', 'single')", "embver.promote('nope')",
-            "embver.rollback('nope')", "embver.retire_version('nope', 1)",
-            "embver.verify('nope', 1)", "embver.requeue('nope', 1)",
-            "embver.waive('nope', 1, '{}', 'r')", "embver.route('nope')",
-            "embver.query('nope', 1, '[1]')", "embver.refresh_collection('nope')",
-            "embver.drop_collection('nope')", "embver.drop_collection(NULL)",
-            "embver.promote(NULL)", "embver.drop_collection('DOCS')",
-            "embver_internal.drop_store('nope', 1)", "embver_internal.mark_ready('nope', 1)",
+            "embver.start_rollout('nope', 1)",
+            "embver.pause_rollout('nope')",
+            "embver.resume_rollout('nope')",
+            "embver.abort_rollout('nope')",
+            "embver.set_route('nope', 'single')",
+            "embver.promote('nope')",
+            "embver.rollback('nope')",
+            "embver.retire_version('nope', 1)",
+            "embver.verify('nope', 1)",
+            "embver.requeue('nope', 1)",
+            "embver.waive('nope', 1, '{}', 'r')",
+            "embver.route('nope')",
+            "embver.query('nope', 1, '[1]')",
+            "embver.refresh_collection('nope')",
+            "embver.drop_collection('nope')",
+            "embver.drop_collection(NULL)",
+            "embver.promote(NULL)",
+            "embver.drop_collection('DOCS')",
+            "embver_internal.drop_store('nope', 1)",
+            "embver_internal.mark_ready('nope', 1)",
             "embver_internal.find_golden_set('nope', 'x')",
             "embver_internal.register_version('nope', '{}', 'f', 8)",
         )
@@ -47,12 +62,18 @@ CALLS: dict[str, tuple[str, str]] = {
     **{
         f"unknown version: {call}": (f"SELECT {call}", "VM002")
         for call in (
-            "embver.start_rollout('docs', 9)", "embver.start_rollout('docs', NULL)",
-            "embver.retire_version('docs', 9)", "embver.retire_version('docs', NULL)",
-            "embver.verify('docs', 9)", "embver.requeue('docs', 0)",
-            "embver.waive('docs', -1, '{}', 'r')", "embver.query('docs', 9, '[1]')",
-            "embver_internal.drop_store('docs', 9)", "embver.verify('docs', NULL)",
-            "embver_internal.mark_ready('docs', 9)", "embver.verify('idle', 1)",
+            "embver.start_rollout('docs', 9)",
+            "embver.start_rollout('docs', NULL)",
+            "embver.retire_version('docs', 9)",
+            "embver.retire_version('docs', NULL)",
+            "embver.verify('docs', 9)",
+            "embver.requeue('docs', 0)",
+            "embver.waive('docs', -1, '{}', 'r')",
+            "embver.query('docs', 9, '[1]')",
+            "embver_internal.drop_store('docs', 9)",
+            "embver.verify('docs', NULL)",
+            "embver_internal.mark_ready('docs', 9)",
+            "embver.verify('idle', 1)",
         )
     },
     # collections
@@ -60,9 +81,25 @@ CALLS: dict[str, tuple[str, str]] = {
     "schema taken": ("SELECT embver.create_collection('taken', 'public.docs', 'title')", "VM003"),
     **{
         f"name {name!r}": (
-            f"SELECT embver.create_collection({name}, 'public.docs', 'title')", "VM004")
-        for name in ("''", "'Docs'", "'1docs'", "'a-b'", "'a b'", "'docs_v2'", "'internal'",
-                     "'ä'", "'a\"b'", "'a;b'", "repeat('a', 41)", "NULL", "E'docs\\n'", "'_x'")
+            f"SELECT embver.create_collection({name}, 'public.docs', 'title')",
+            "VM004",
+        )
+        for name in (
+            "''",
+            "'Docs'",
+            "'1docs'",
+            "'a-b'",
+            "'a b'",
+            "'docs_v2'",
+            "'internal'",
+            "'ä'",
+            "'a\"b'",
+            "'a;b'",
+            "repeat('a', 41)",
+            "NULL",
+            "E'docs\\n'",
+            "'_x'",
+        )
     },
     "no source": ("SELECT embver.create_collection('x', NULL, 'title')", "VM006"),
     "no content": ("SELECT embver.create_collection('x', 'public.docs', NULL)", "VM005"),
@@ -86,13 +123,23 @@ CALLS: dict[str, tuple[str, str]] = {
     "fingerprint empty": (add(p_fingerprint="' '"), "VM006"),
     **{
         f"index {spec}": (add(p_index_spec=f"'{spec}'"), "VM006")
-        for spec in ('{"type": "ivfflat"}', "{}", "[]", "null", '"hnsw"', '{"type": null}',
-                     '{"type": "hnsw", "m": 1}', '{"type": "hnsw", "m": 101}',
-                     '{"type": "hnsw", "m": 16.5}', '{"type": "hnsw", "m": "16"}',
-                     '{"type": "hnsw", "ef_construction": 3}',
-                     '{"type": "hnsw", "ef_construction": 1001}',
-                     '{"type": "hnsw", "m": 50, "ef_construction": 64}',
-                     '{"type": "hnsw", "lists": 100}', '{"type": "none", "m": 16}')
+        for spec in (
+            '{"type": "ivfflat"}',
+            "{}",
+            "[]",
+            "null",
+            '"hnsw"',
+            '{"type": null}',
+            '{"type": "hnsw", "m": 1}',
+            '{"type": "hnsw", "m": 101}',
+            '{"type": "hnsw", "m": 16.5}',
+            '{"type": "hnsw", "m": "16"}',
+            '{"type": "hnsw", "ef_construction": 3}',
+            '{"type": "hnsw", "ef_construction": 1001}',
+            '{"type": "hnsw", "m": 50, "ef_construction": 64}',
+            '{"type": "hnsw", "lists": 100}',
+            '{"type": "none", "m": 16}',
+        )
     },
     "index null": (add(p_index_spec="NULL"), "VM006"),
     "another number expected": (add(p_expected_version="7"), "VM010"),
@@ -110,13 +157,33 @@ CALLS: dict[str, tuple[str, str]] = {
     "strategy to come, too": ("SELECT embver.start_rollout('fresh', 1, 'progressive')", "VM006"),
     **{
         f"option {options}": (
-            f"SELECT embver.start_rollout('fresh', 1, options => '{options}')", "VM006")
-        for options in ('{"nope": 1}', '{"margin": -1}', '{"margin": "x"}', '{"margin": null}',
-                        '{"margin": 2}', '{"alpha": 0}', '{"alpha": 1}', '{"alpha": "NaN"}',
-                        '{"margin": "NaN"}', '{"max_changed": 2}', '{"max_lag": "soon"}',
-                        '{"max_lag": "-1 s"}', '{"max_age": 0}', '{"metric": "f1"}',
-                        '{"metric": ["ndcg"]}', "[]", "5", "null", '"x"',
-                        '{"margin": true}', '{"margin": [0.1]}', '{"margin": "0.1; DROP"}')
+            f"SELECT embver.start_rollout('fresh', 1, options => '{options}')",
+            "VM006",
+        )
+        for options in (
+            '{"nope": 1}',
+            '{"margin": -1}',
+            '{"margin": "x"}',
+            '{"margin": null}',
+            '{"margin": 2}',
+            '{"alpha": 0}',
+            '{"alpha": 1}',
+            '{"alpha": "NaN"}',
+            '{"margin": "NaN"}',
+            '{"max_changed": 2}',
+            '{"max_lag": "soon"}',
+            '{"max_lag": "-1 s"}',
+            '{"max_age": 0}',
+            '{"metric": "f1"}',
+            '{"metric": ["ndcg"]}',
+            "[]",
+            "5",
+            "null",
+            '"x"',
+            '{"margin": true}',
+            '{"margin": [0.1]}',
+            '{"margin": "0.1; DROP"}',
+        )
     },
     "abort without a rollout": ("SELECT embver.abort_rollout('fresh')", "VM010"),
     "pause without a rollout": ("SELECT embver.pause_rollout('fresh')", "VM010"),
@@ -150,11 +217,15 @@ CALLS: dict[str, tuple[str, str]] = {
     "golden set": ("SELECT embver_internal.find_golden_set('docs', 'nope')", "VM006"),
     "no golden set": ("SELECT embver_internal.find_golden_set('docs', NULL)", "VM006"),
     "golden set of strangers": (
-        "SELECT embver_internal.import_golden_set('docs', 's', '{q}', '{t}', '{q}', '{999}', '{1}')",
-        "VM006"),
+        "SELECT embver_internal.import_golden_set('docs', 's', '{q}', '{t}', '{q}', '{999}',"
+        " '{1}')",
+        "VM006",
+    ),
     # leases
     "a lease that is not there": (
-        "SELECT * FROM embver_docs_v1.complete(999, '{1}', '{x}', '{}')", "VM020"),
+        "SELECT * FROM embver_docs_v1.complete(999, '{1}', '{x}', '{}')",
+        "VM020",
+    ),
 }
 
 
@@ -183,35 +254,42 @@ def database() -> Any:
 def test_bad_input(database: Installed, name: str) -> None:
     statement, code = CALLS[name]
     with database.connect() as owner:
-        before = run(owner, "SELECT (SELECT count(*) FROM embver_internal.event) AS events,"
-                            " (SELECT jsonb_agg(to_jsonb(v) ORDER BY v.collection_id, v.version)"
-                            " FROM embver_internal.version v) AS versions,"
-                            " (SELECT jsonb_agg(to_jsonb(r) ORDER BY r.rollout_id)"
-                            " FROM embver_internal.rollout r) AS rollouts,"
-                            " (SELECT jsonb_agg(to_jsonb(t) ORDER BY t.collection)"
-                            " FROM embver_internal.route t) AS routes")
+        before = run(
+            owner,
+            "SELECT (SELECT count(*) FROM embver_internal.event) AS events,"
+            " (SELECT jsonb_agg(to_jsonb(v) ORDER BY v.collection_id, v.version)"
+            " FROM embver_internal.version v) AS versions,"
+            " (SELECT jsonb_agg(to_jsonb(r) ORDER BY r.rollout_id)"
+            " FROM embver_internal.rollout r) AS rollouts,"
+            " (SELECT jsonb_agg(to_jsonb(t) ORDER BY t.collection)"
+            " FROM embver_internal.route t) AS routes",
+        )
         said = refused(owner, code, statement)
         detail = json.loads(said.message_detail or "null")
         assert isinstance(detail, dict)
         assert detail, "the detail is empty"
         assert said.message_hint
         assert said.message_primary
-        after = run(owner, "SELECT (SELECT count(*) FROM embver_internal.event) AS events,"
-                           " (SELECT jsonb_agg(to_jsonb(v) ORDER BY v.collection_id, v.version)"
-                           " FROM embver_internal.version v) AS versions,"
-                           " (SELECT jsonb_agg(to_jsonb(r) ORDER BY r.rollout_id)"
-                           " FROM embver_internal.rollout r) AS rollouts,"
-                           " (SELECT jsonb_agg(to_jsonb(t) ORDER BY t.collection)"
-                           " FROM embver_internal.route t) AS routes")
+        after = run(
+            owner,
+            "SELECT (SELECT count(*) FROM embver_internal.event) AS events,"
+            " (SELECT jsonb_agg(to_jsonb(v) ORDER BY v.collection_id, v.version)"
+            " FROM embver_internal.version v) AS versions,"
+            " (SELECT jsonb_agg(to_jsonb(r) ORDER BY r.rollout_id)"
+            " FROM embver_internal.rollout r) AS rollouts,"
+            " (SELECT jsonb_agg(to_jsonb(t) ORDER BY t.collection)"
+            " FROM embver_internal.route t) AS routes",
+        )
         assert after == before
         if code == "VM010":
-            assert {"from", "to", "allowed"} <= set(detail) or "versions" in detail \
+            assert (
+                {"from", "to", "allowed"} <= set(detail)
+                or "versions" in detail
                 or "expected" in detail
+            )
 
 
-def test_versions_that_may_not_become_what_is_asked(
-    installed: Installed, docs: Embver
-) -> None:
+def test_versions_that_may_not_become_what_is_asked(installed: Installed, docs: Embver) -> None:
     """From each state, what is not allowed is refused and says what is."""
     collection = docs.collection("docs")
     with installed.connect() as owner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,8 +57,6 @@ PUBLIC = {
     "embver_docs.key_1",
     "embver_docs.search",
 }
-# Volatile without writing: they raise, or read what changes within a statement.
-READERS = {"STABLE": "s", "IMMUTABLE": "i"}
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +107,11 @@ def test_definers_are_not_public_and_belong_to_the_owner(catalog: Connection) ->
     for function in functions(catalog):
         if function["prosecdef"]:
             assert not function["is_public"], function["signature"]
-    owners = run(catalog, "SELECT DISTINCT pg_get_userbyid(p.proowner) AS owner FROM pg_proc p"
-                          f" JOIN pg_namespace n ON n.oid = p.pronamespace WHERE {OURS}")
+    owners = run(
+        catalog,
+        "SELECT DISTINCT pg_get_userbyid(p.proowner) AS owner FROM pg_proc p"
+        f" JOIN pg_namespace n ON n.oid = p.pronamespace WHERE {OURS}",
+    )
     assert owners == [{"owner": "embver_owner"}]
 
 
@@ -122,20 +124,28 @@ def test_everything_has_a_comment(catalog: Connection) -> None:
     for function in functions(catalog):
         assert function["comment"], function["signature"]
         assert not function["comment"].startswith(" ")
-    bare = run(catalog,
-               "SELECT c.oid::regclass::text AS name FROM pg_class c"
-               f" JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS}"
-               " AND c.relkind IN ('r', 'v', 'p') AND c.relname <> 'alembic_version'"
-               " AND obj_description(c.oid, 'pg_class') IS NULL ORDER BY 1")
+    bare = run(
+        catalog,
+        "SELECT c.oid::regclass::text AS name FROM pg_class c"
+        f" JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS}"
+        " AND c.relkind IN ('r', 'v', 'p') AND c.relname <> 'alembic_version'"
+        " AND obj_description(c.oid, 'pg_class') IS NULL ORDER BY 1",
+    )
     assert bare == []
-    bare = run(catalog, "SELECT n.nspname FROM pg_namespace n WHERE n.nspname"
-                        " IN ('embver', 'embver_internal')"
-                        " AND obj_description(n.oid, 'pg_namespace') IS NULL")
+    bare = run(
+        catalog,
+        "SELECT n.nspname FROM pg_namespace n WHERE n.nspname"
+        " IN ('embver', 'embver_internal')"
+        " AND obj_description(n.oid, 'pg_namespace') IS NULL",
+    )
     assert bare == []
-    bare = run(catalog, "SELECT t.typname FROM pg_type t JOIN pg_namespace n"
-                        " ON n.oid = t.typnamespace JOIN pg_class c ON c.oid = t.typrelid"
-                        f" WHERE {OURS} AND c.relkind = 'c' AND n.nspname = 'embver'"
-                        " AND obj_description(t.oid, 'pg_type') IS NULL")
+    bare = run(
+        catalog,
+        "SELECT t.typname FROM pg_type t JOIN pg_namespace n"
+        " ON n.oid = t.typnamespace JOIN pg_class c ON c.oid = t.typrelid"
+        f" WHERE {OURS} AND c.relkind = 'c' AND n.nspname = 'embver'"
+        " AND obj_description(t.oid, 'pg_type') IS NULL",
+    )
     assert bare == []
 
 
@@ -144,20 +154,30 @@ def test_writers_are_volatile(catalog: Connection) -> None:
     for function in functions(catalog):
         if function["volatility"] == "v" or function["lanname"] not in ("sql", "plpgsql"):
             continue
-        body = function["definition"]
-        for verb in ("INSERT INTO", "UPDATE embver", "DELETE FROM", "CREATE ", "DROP ", "GRANT ",
-                     "FOR UPDATE", "FOR NO KEY UPDATE"):
-            head, _, text = body.partition("\n")
-            assert verb not in text.replace("CREATE ROLE", ""), (function["signature"], verb)
+        body = re.sub(r"'[^']*'", "", function["definition"])
+        for verb in (
+            "INSERT INTO",
+            "UPDATE embver",
+            "DELETE FROM",
+            "CREATE ",
+            "DROP ",
+            "GRANT ",
+            "FOR UPDATE",
+            "FOR NO KEY UPDATE",
+        ):
+            assert verb not in body.partition("\n")[2], (function["signature"], verb)
 
 
 def test_names(catalog: Connection) -> None:
     """The API has bare parameter names; internals p_, locals v_."""
     for function in functions(catalog):
         given = [
-            name for name, mode in zip(
+            name
+            for name, mode in zip(
                 function["proargnames"] or [],
-                function["modes"] or ["i"] * len(function["proargnames"] or []), strict=True)
+                function["modes"] or ["i"] * len(function["proargnames"] or []),
+                strict=True,
+            )
             if mode in ("i", "b")
         ]
         space = function["name"].partition(".")[0]
@@ -175,61 +195,79 @@ def test_names(catalog: Connection) -> None:
 
 
 def test_indexes_and_constraints_are_named(catalog: Connection) -> None:
-    names = run(catalog,
-                "SELECT x.relname AS index, t.relname AS table, i.indisprimary, i.indisunique"
-                " FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid"
-                " JOIN pg_class t ON t.oid = i.indrelid"
-                f" JOIN pg_namespace n ON n.oid = t.relnamespace WHERE {OURS}")
+    names = run(
+        catalog,
+        "SELECT x.relname AS index, t.relname AS table, i.indisprimary, i.indisunique"
+        " FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid"
+        " JOIN pg_class t ON t.oid = i.indrelid"
+        f" JOIN pg_namespace n ON n.oid = t.relnamespace WHERE {OURS}",
+    )
     for row in names:
         suffix = "_pkey" if row["indisprimary"] else "_key" if row["indisunique"] else "_idx"
         if row["table"] != "alembic_version":
             assert row["index"].startswith(row["table"]), row
             assert row["index"].endswith(suffix), row
-    checks = run(catalog, "SELECT c.conname, t.relname FROM pg_constraint c"
-                          " JOIN pg_class t ON t.oid = c.conrelid"
-                          f" JOIN pg_namespace n ON n.oid = t.relnamespace WHERE {OURS}"
-                          " AND c.contype = 'c'")
+    checks = run(
+        catalog,
+        "SELECT c.conname, t.relname FROM pg_constraint c"
+        " JOIN pg_class t ON t.oid = c.conrelid"
+        f" JOIN pg_namespace n ON n.oid = t.relnamespace WHERE {OURS}"
+        " AND c.contype = 'c'",
+    )
     for row in checks:
         assert row["conname"].startswith(row["relname"]), row
         assert row["conname"].endswith("_check"), row
 
 
 def test_timestamps_end_in_at(catalog: Connection) -> None:
-    columns = run(catalog, "SELECT a.attrelid::regclass::text AS table, a.attname,"
-                           " format_type(a.atttypid, NULL) AS type"
-                           " FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid"
-                           f" JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS}"
-                           " AND c.relkind = 'r' AND a.attnum > 0"
-                           " AND format_type(a.atttypid, NULL) LIKE 'timestamp%'")
+    columns = run(
+        catalog,
+        "SELECT a.attrelid::regclass::text AS table, a.attname,"
+        " format_type(a.atttypid, NULL) AS type"
+        " FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid"
+        f" JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS}"
+        " AND c.relkind = 'r' AND a.attnum > 0"
+        " AND format_type(a.atttypid, NULL) LIKE 'timestamp%'",
+    )
     assert columns
     for row in columns:
-        assert row["type"] == "timestamp with time zone", row
+        assert row["type"].startswith("timestamp with time zone"), row
         assert row["attname"].endswith(("at", "_until")), row
 
 
 def test_capture_triggers_always_fire_once_a_statement(catalog: Connection) -> None:
-    triggers = run(catalog, "SELECT tgname, tgenabled::text AS enabled, tgtype & 1 AS is_row"
-                            " FROM pg_trigger WHERE tgrelid = 'docs'::regclass"
-                            " AND NOT tgisinternal ORDER BY tgname")
+    triggers = run(
+        catalog,
+        "SELECT tgname, tgenabled::text AS enabled, tgtype & 1 AS is_row"
+        " FROM pg_trigger WHERE tgrelid = 'docs'::regclass"
+        " AND NOT tgisinternal ORDER BY tgname",
+    )
     assert [row["tgname"] for row in triggers] == [
-        f"embver_docs_{event}" for event in ("delete", "insert", "truncate", "update")]
+        f"embver_docs_{event}" for event in ("delete", "insert", "truncate", "update")
+    ]
     assert {row["enabled"] for row in triggers} == {"A"}
     assert {row["is_row"] for row in triggers} == {0}
 
 
 def test_views_read_with_the_rights_of_the_caller(catalog: Connection) -> None:
-    views = run(catalog, "SELECT c.oid::regclass::text AS name, coalesce('security_invoker=true'"
-                         " = ANY (c.reloptions), false) AS invoker FROM pg_class c"
-                         f" JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS}"
-                         " AND c.relkind = 'v'")
+    views = run(
+        catalog,
+        "SELECT c.oid::regclass::text AS name, coalesce('security_invoker=true'"
+        " = ANY (c.reloptions), false) AS invoker FROM pg_class c"
+        f" JOIN pg_namespace n ON n.oid = c.relnamespace WHERE {OURS}"
+        " AND c.relkind = 'v'",
+    )
     assert {row["name"] for row in views if not row["invoker"]} == {"embver_docs.document"}
-    readers = run(catalog, "SELECT has_table_privilege('embver_r', 'embver_docs.document',"
-                           " 'SELECT') AS reads, has_table_privilege('embver_w',"
-                           " 'embver_docs.document', 'SELECT') AS works")
+    readers = run(
+        catalog,
+        "SELECT has_table_privilege('embver_r', 'embver_docs.document',"
+        " 'SELECT') AS reads, has_table_privilege('embver_w',"
+        " 'embver_docs.document', 'SELECT') AS works",
+    )
     assert readers == [{"reads": False, "works": False}]
 
 
 def test_no_template_mark_is_left(catalog: Connection) -> None:
     for function in functions(catalog):
-        if function["name"] not in ("embver_internal.render",):
-            assert "{{" not in (function["prosrc"] or "").replace("'{{'", ""), function["name"]
+        if function["name"].startswith("embver_docs"):
+            assert "{{" not in function["definition"], function["name"]

@@ -19,15 +19,27 @@ from tests.sql.support import Connection, drain, encode, refused, register, run,
 
 pytestmark = pytest.mark.both_versions
 
-SEARCH = ("SELECT * FROM embver_docs.search(ARRAY[embver.query('docs', %s, %s)], %s,"
-          " filter => %s, mode => %s, options => %s)")
+SEARCH = (
+    "SELECT * FROM embver_docs.search(ARRAY[embver.query('docs', %s, %s)], %s,"
+    " filter => %s, mode => %s, options => %s)"
+)
 ROWS = 300
 
 
-def find(connection: Connection, version: int, vector: codec.Vector, k: int = 10,
-         filter: Any = None, mode: str | None = None, options: Any = None) -> list[dict[str, Any]]:
-    return run(connection, SEARCH, (version, vector, k, None if filter is None else Jsonb(filter),
-                                    mode, Jsonb(options or {})))
+def find(
+    connection: Connection,
+    version: int,
+    vector: codec.Vector,
+    k: int = 10,
+    filter: Any = None,
+    mode: str | None = None,
+    options: Any = None,
+) -> list[dict[str, Any]]:
+    return run(
+        connection,
+        SEARCH,
+        (version, vector, k, None if filter is None else Jsonb(filter), mode, Jsonb(options or {})),
+    )
 
 
 def unit(values: Sequence[float]) -> codec.Vector:
@@ -42,18 +54,24 @@ def filled() -> Any:
     with installed.connect() as owner, installed.embver() as embver:
         run(owner, "CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy')")
         run(owner, "CREATE DOMAIN small AS int CHECK (VALUE < 1000)")
-        run(owner, "CREATE TABLE docs (id bigint PRIMARY KEY, title text, body text, n int,"
-                   ' f float8, num numeric(6,2), day date, at timestamptz, flag boolean, u uuid,'
-                   ' mood mood, code char(3), v varchar(5), meta jsonb, tags text[], s small,'
-                   ' p point, "Od d" text, "it\'s ""%s" int, maybe int)')
-        run(owner, "INSERT INTO docs SELECT i, 'word' || i % 40, 'other' || i % 17, i % 10,"
-                   " i / 4.0, i / 8.0, date '2020-01-01' + i, timestamptz '2020-01-01 00:00Z'"
-                   "   + i * interval '1 hour', i % 2 = 0,"
-                   " ('00000000-0000-0000-0000-' || lpad(i::text, 12, '0'))::uuid,"
-                   " (ARRAY['sad', 'ok', 'happy'])[1 + i % 3]::mood, 'ab', 'v' || i % 3,"
-                   " jsonb_build_object('i', i), ARRAY['t' || i % 2], i, point(i, i),"
-                   " 'odd ' || i % 5, i % 7, CASE WHEN i % 4 = 0 THEN i END"
-                   f" FROM generate_series(1, {ROWS}) i")
+        run(
+            owner,
+            "CREATE TABLE docs (id bigint PRIMARY KEY, title text, body text, n int,"
+            " f float8, num numeric(6,2), day date, at timestamptz, flag boolean, u uuid,"
+            " mood mood, code char(3), v varchar(5), meta jsonb, tags text[], s small,"
+            ' p point, "Od d" text, "it\'s ""%s" int, maybe int)',
+        )
+        run(
+            owner,
+            "INSERT INTO docs SELECT i, 'word' || i % 40, 'other' || i % 17, i % 10,"
+            " i / 4.0, i / 8.0, date '2020-01-01' + i, timestamptz '2020-01-01 00:00Z'"
+            "   + i * interval '1 hour', i % 2 = 0,"
+            " ('00000000-0000-0000-0000-' || lpad(i::text, 12, '0'))::uuid,"
+            " (ARRAY['sad', 'ok', 'happy'])[1 + i % 3]::mood, 'ab', 'v' || i % 3,"
+            " jsonb_build_object('i', i), ARRAY['t' || i % 2], i, point(i, i),"
+            " 'odd ' || i % 5, i % 7, CASE WHEN i % 4 = 0 THEN i END"
+            f" FROM generate_series(1, {ROWS}) i",
+        )
         run(owner, "GRANT SELECT ON docs TO embver_r")
         collection = register(embver, index={"type": "hnsw"})
         embver.drain()
@@ -79,8 +97,10 @@ FILTERS: dict[str, tuple[Any, str]] = {
     "range": ({"n": {"$gte": 2, "$lt": 4}}, "n IN (2, 3)"),
     "or": ({"$or": [{"n": 1}, {"n": 2, "flag": False}]}, "n = 1 OR (n = 2 AND NOT flag)"),
     "or and": ({"n": 1, "$or": [{"flag": True}, {"maybe": 4}]}, "n = 1 AND (flag OR maybe = 4)"),
-    "and of or": ({"$and": [{"$or": [{"n": 1}, {"n": 2}]}, {"$or": [{"n": 2}, {"n": 3}]}]},
-                  "n = 2"),
+    "and of or": (
+        {"$and": [{"$or": [{"n": 1}, {"n": 2}]}, {"$or": [{"n": 2}, {"n": 3}]}]},
+        "n = 2",
+    ),
     "or of empty": ({"$or": [{}, {"n": 1}]}, "true"),
     "deep": ({"$or": [{"$and": [{"$or": [{"$and": [{"n": 1}]}]}]}]}, "n = 1"),
     "empty": ({}, "true"),
@@ -96,11 +116,11 @@ FILTERS: dict[str, tuple[Any, str]] = {
     "enum": ({"mood": {"$gt": "ok"}}, "mood = 'happy'"),
     "char": ({"code": "ab"}, "true"),
     "varchar": ({"v": "v1 and more"}, "false"),
-    "jsonb has an order": ({"meta": {"$eq": "{\"i\": 5}"}}, "id = 5"),
+    "jsonb has an order": ({"meta": {"$eq": '{"i": 5}'}}, "id = 5"),
     "domain": ({"s": {"$lt": 5}}, "s < 5"),
     "array as text": ({"tags": "{t1}"}, "tags = '{t1}'"),
     "quoted name": ({"Od d": "odd 3"}, "\"Od d\" = 'odd 3'"),
-    "worse name": ({'it\'s "%s': {"$lt": 2}}, '"it\'s ""%s" < 2'),
+    "worse name": ({"it's \"%s": {"$lt": 2}}, '"it\'s ""%s" < 2'),
     "injection in a value": ({"title": "x' OR true --"}, "false"),
     "dollar quotes in a value": ({"title": "$sql$ $fn$ $1 %s %I"}, "false"),
     "backslash": ({"title": "a\\' OR true"}, "false"),
@@ -114,8 +134,12 @@ def test_filters_return_all_k_there_are(filled: Installed, name: str) -> None:
     given, condition = FILTERS[name][0], FILTERS[name][1].replace("%", "%%")
     vector = encode("word3 other4")
     with filled.connect("reader") as reader:
-        wanted = run(reader, f"SELECT id FROM embver_docs.versions WHERE version = 1 AND ({condition})"
-                             " ORDER BY (embedding <=> %s) + 0, id", (vector,))
+        wanted = run(
+            reader,
+            f"SELECT id FROM embver_docs.versions WHERE version = 1 AND ({condition})"
+            " ORDER BY (embedding <=> %s) + 0, id",
+            (vector,),
+        )
         exact = find(reader, 1, vector, 2 * ROWS, given, options={"exact": True})
         assert [row["id"] for row in exact] == [row["id"] for row in wanted]
         every = find(reader, 1, vector, 2 * ROWS, given)
@@ -169,8 +193,9 @@ BAD_FILTERS: dict[str, Any] = {
 @pytest.mark.parametrize("name", BAD_FILTERS)
 def test_bad_filters(filled: Installed, name: str) -> None:
     with filled.connect("reader") as reader:
-        said = refused(reader, "VM006", SEARCH,
-                       (1, encode("x"), 5, Jsonb(BAD_FILTERS[name]), None, Jsonb({})))
+        said = refused(
+            reader, "VM006", SEARCH, (1, encode("x"), 5, Jsonb(BAD_FILTERS[name]), None, Jsonb({}))
+        )
         detail = json.loads(said.message_detail or "")
         assert "filter" in detail
         assert detail["reason"]
@@ -188,31 +213,68 @@ CALLS = {
     "null query": ("ARRAY[NULL]::embver.query_vector[]", "VM006"),
     "one null query": (f"ARRAY[{QUERY}, NULL]", "VM006"),
     "null vector": ("ARRAY[embver.query('docs', 1, NULL)]", "VM006"),
-    "null vector in a row": ("ARRAY[ROW('docs', 1, (SELECT fingerprint FROM embver.versions),"
-                             " NULL)::embver.query_vector]", "VM006"),
+    "null vector in a row": (
+        "ARRAY[ROW('docs', 1, (SELECT fingerprint FROM embver.versions),"
+        " NULL)::embver.query_vector]",
+        "VM006",
+    ),
     "zero under cosine": ("ARRAY[embver.query('docs', 1, '[0,0,0,0,0,0,0,0]')]", "VM006"),
     "dimensions": ("ARRAY[embver.query('docs', 1, '[1,0]')]", "VM013"),
-    "dimensions in a row": ("ARRAY[ROW('docs', 1, (SELECT fingerprint FROM embver.versions),"
-                            " '[1,0]')::embver.query_vector]", "VM013"),
-    "another fingerprint": ("ARRAY[ROW('docs', 1, 'older', '[1,0,0,0,0,0,0,0]')"
-                            "::embver.query_vector]", "VM012"),
-    "no fingerprint": ("ARRAY[ROW('docs', 1, NULL, '[1,0,0,0,0,0,0,0]')"
-                       "::embver.query_vector]", "VM012"),
-    "another collection": ("ARRAY[ROW('other', 1, (SELECT fingerprint FROM embver.versions),"
-                           " '[1,0,0,0,0,0,0,0]')::embver.query_vector]", "VM012"),
+    "dimensions in a row": (
+        "ARRAY[ROW('docs', 1, (SELECT fingerprint FROM embver.versions),"
+        " '[1,0]')::embver.query_vector]",
+        "VM013",
+    ),
+    "another fingerprint": (
+        "ARRAY[ROW('docs', 1, 'older', '[1,0,0,0,0,0,0,0]')::embver.query_vector]",
+        "VM012",
+    ),
+    "no fingerprint": (
+        "ARRAY[ROW('docs', 1, NULL, '[1,0,0,0,0,0,0,0]')::embver.query_vector]",
+        "VM012",
+    ),
+    "another collection": (
+        "ARRAY[ROW('other', 1, (SELECT fingerprint FROM embver.versions),"
+        " '[1,0,0,0,0,0,0,0]')::embver.query_vector]",
+        "VM012",
+    ),
     "unknown version in a row": ("ARRAY[ROW('docs', 9, 'x', '[1]')::embver.query_vector]", "VM012"),
     "version null in a row": ("ARRAY[ROW('docs', NULL, 'x', '[1]')::embver.query_vector]", "VM012"),
     "unknown version": ("ARRAY[embver.query('docs', 9, '[1]')]", "VM002"),
     "version null": ("ARRAY[embver.query('docs', NULL, '[1]')]", "VM002"),
     "unknown collection": ("ARRAY[embver.query('nope', 1, '[1]')]", "VM001"),
     "collection null": ("ARRAY[embver.query(NULL, 1, '[1]')]", "VM001"),
-    **{f"mode {mode}": (f"ARRAY[{QUERY}], mode => '{mode}'", "VM006")
-       for mode in ("split", "fused", "bridged", "rrf", "rrf_partial", "zscore", "nope", "", "SINGLE")},
-    **{f"options {options}": (f"ARRAY[{QUERY}], options => '{options}'", "VM006")
-       for options in ('{"nope": 1}', '{"ef_search": 0}', '{"ef_search": 1001}',
-                       '{"ef_search": "40"}', '{"ef_search": 1.5}', '{"ef_search": null}',
-                       '{"exact": 1}', '{"exact": null}', "[]", "5", "null",
-                       '{"ef_search": "1; DROP TABLE docs"}')},
+    **{
+        f"mode {mode}": (f"ARRAY[{QUERY}], mode => '{mode}'", "VM006")
+        for mode in (
+            "split",
+            "fused",
+            "bridged",
+            "rrf",
+            "rrf_partial",
+            "zscore",
+            "nope",
+            "",
+            "SINGLE",
+        )
+    },
+    **{
+        f"options {options}": (f"ARRAY[{QUERY}], options => '{options}'", "VM006")
+        for options in (
+            '{"nope": 1}',
+            '{"ef_search": 0}',
+            '{"ef_search": 1001}',
+            '{"ef_search": "40"}',
+            '{"ef_search": 1.5}',
+            '{"ef_search": null}',
+            '{"exact": 1}',
+            '{"exact": null}',
+            "[]",
+            "5",
+            "null",
+            '{"ef_search": "1; DROP TABLE docs"}',
+        )
+    },
 }
 
 
@@ -241,8 +303,9 @@ def test_route_refuses_modes_by_name(filled: Installed, mode: str) -> None:
 
 def test_null_arguments_stand_for_defaults(filled: Installed) -> None:
     with filled.connect("reader") as reader:
-        found = run(reader, f"SELECT * FROM embver_docs.search(ARRAY[{QUERY}], 3, NULL, NULL, NULL,"
-                            " NULL)")
+        found = run(
+            reader, f"SELECT * FROM embver_docs.search(ARRAY[{QUERY}], 3, NULL, NULL, NULL, NULL)"
+        )
         assert len(found) == 3
         assert list(found[0]) == ["id", "chunk", "score", "distance", "rank", "version"]
         scores = [row["score"] for row in found]
@@ -250,8 +313,16 @@ def test_null_arguments_stand_for_defaults(filled: Installed) -> None:
 
 
 def test_settings_are_as_before(filled: Installed) -> None:
-    names = ("hnsw.ef_search", "hnsw.iterative_scan", "hnsw.max_scan_tuples", "search_path",
-             "enable_indexscan", "enable_sort", "enable_seqscan", "plan_cache_mode")
+    names = (
+        "hnsw.ef_search",
+        "hnsw.iterative_scan",
+        "hnsw.max_scan_tuples",
+        "search_path",
+        "enable_indexscan",
+        "enable_sort",
+        "enable_seqscan",
+        "plan_cache_mode",
+    )
     with filled.connect("reader") as reader:
         find(reader, 1, encode("x"))
         run(reader, "SET hnsw.ef_search = 77")
@@ -299,11 +370,13 @@ def counted(connection: Connection, store: str = "embver_docs_v1") -> tuple[int,
     """Index scans of the vector index, sequential scans of the store, so far."""
     run(connection, "SELECT pg_stat_force_next_flush()")
     run(connection, "SELECT pg_stat_clear_snapshot()")
-    row = run(connection,
-              "SELECT (SELECT idx_scan FROM pg_stat_user_indexes WHERE schemaname = %s"
-              "   AND indexrelname = 'embedding_embedding_idx') AS by_index, (SELECT seq_scan"
-              "   FROM pg_stat_user_tables WHERE schemaname = %s AND relname = 'embedding') AS seq",
-              (store, store))[0]
+    row = run(
+        connection,
+        "SELECT (SELECT idx_scan FROM pg_stat_user_indexes WHERE schemaname = %s"
+        "   AND indexrelname = 'embedding_embedding_idx') AS by_index, (SELECT seq_scan"
+        "   FROM pg_stat_user_tables WHERE schemaname = %s AND relname = 'embedding') AS seq",
+        (store, store),
+    )[0]
     return row["by_index"], row["seq"]
 
 
@@ -314,8 +387,11 @@ def large() -> Any:
     installed = new_database(server)
     with installed.connect() as owner, installed.embver() as embver:
         run(owner, "CREATE TABLE docs (id bigint PRIMARY KEY, title text, body text, tenant int)")
-        run(owner, "INSERT INTO docs SELECT i, 'word' || i % 997, 'other' || i % 61 || ' x' || i,"
-                   " i % 500 FROM generate_series(1, 6000) i")
+        run(
+            owner,
+            "INSERT INTO docs SELECT i, 'word' || i % 997, 'other' || i % 61 || ' x' || i,"
+            " i % 500 FROM generate_series(1, 6000) i",
+        )
         run(owner, "GRANT SELECT ON docs TO embver_r")
         collection = register(embver, encoder="hash:16", index={"type": "hnsw", "m": 8})
         embver.drain(batch=2000)
@@ -344,14 +420,14 @@ def test_search_uses_the_index(large: Installed, plan_cache_mode: str) -> None:
 
 VIEWS = {
     "versions": "SELECT id FROM embver_docs.versions WHERE version = 1"
-                " ORDER BY embedding <=> $1 LIMIT 10",
+    " ORDER BY embedding <=> $1 LIMIT 10",
     "versions, parameter": "SELECT id FROM embver_docs.versions WHERE version = $2"
-                           " ORDER BY embedding <=> $1 LIMIT 10",
+    " ORDER BY embedding <=> $1 LIMIT 10",
     "current": "SELECT id FROM embver_docs.current ORDER BY embedding <=> $1 LIMIT 10",
     "current and version": "SELECT id FROM embver_docs.current WHERE version = $2"
-                           " ORDER BY embedding <=> $1 LIMIT 10",
+    " ORDER BY embedding <=> $1 LIMIT 10",
     "current and filter": "SELECT id FROM embver_docs.current WHERE tenant > 5 AND version = $2"
-                          " ORDER BY embedding <=> $1 LIMIT 10",
+    " ORDER BY embedding <=> $1 LIMIT 10",
 }
 
 
@@ -366,12 +442,18 @@ def test_the_views_use_the_index(large: Installed, name: str, mode: str, role: s
         types = "vector, int" if two else "vector"
         run(connection, f"PREPARE q ({types}) AS {VIEWS[name]}")
         given = f"'{vector}'" + (", 1" if two else "")
-        plan = "\n".join(row["QUERY PLAN"] for row in run(
-            connection, f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF)"
-                        f" EXECUTE q({given})"))
+        plan = "\n".join(
+            row["QUERY PLAN"]
+            for row in run(
+                connection,
+                f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF)"
+                f" EXECUTE q({given})",
+            )
+        )
         assert "embedding_embedding_idx" in plan, plan
         assert "Seq Scan on embedding" not in "\n".join(
-            line for line in plan.splitlines() if "never executed" not in line), plan
+            line for line in plan.splitlines() if "never executed" not in line
+        ), plan
         assert len(run(connection, f"EXECUTE q({given})")) == 10
 
 
@@ -391,8 +473,11 @@ def test_selective_filters_find_all_there_are(large: Installed) -> None:
 def test_row_level_security_returns_k_where_k_exist(large: Installed) -> None:
     with large.connect() as owner, large.connect("reader") as reader:
         run(owner, "ALTER TABLE docs ENABLE ROW LEVEL SECURITY")
-        run(owner, "CREATE POLICY own ON docs FOR SELECT USING"
-                   " (tenant = current_setting('app.tenant')::int)")
+        run(
+            owner,
+            "CREATE POLICY own ON docs FOR SELECT USING"
+            " (tenant = current_setting('app.tenant')::int)",
+        )
         try:
             vector = encode("word1 other2", "hash:16")
             for tenant in (7, 8):  # one session, one cached plan, another tenant
@@ -420,8 +505,9 @@ def test_metrics_and_scores(
     run(owner, "CREATE TABLE docs (id int PRIMARY KEY, title text, body text)")
     run(owner, "INSERT INTO docs SELECT i, 'a' || i, 'b' || i * 7 FROM generate_series(1, 60) i")
     with installed.embver() as embver:
-        collection = register(embver, metric=metric, element_type=element_type,
-                              index={"type": "hnsw"})
+        collection = register(
+            embver, metric=metric, element_type=element_type, index={"type": "hnsw"}
+        )
         drain(installed)
         collection.promote()
         query = np.array([0.5, -2, 3, 0.25, 0, 1, -1, 0.125], dtype=np.float32)
@@ -452,9 +538,12 @@ def test_metrics_and_scores(
         else:
             assert len(find(owner, 1, zero, 5)) == 5
         operator = {"cosine": "<=>", "l2": "<->", "ip": "<#>"}[metric]
-        viewed = run(owner, f"SELECT id FROM embver_docs.versions WHERE version = 1"
-                            f" ORDER BY embedding {operator} %s::{element_type} LIMIT 10",
-                     (codec.Vector(query),))
+        viewed = run(
+            owner,
+            f"SELECT id FROM embver_docs.versions WHERE version = 1"
+            f" ORDER BY embedding {operator} %s::{element_type} LIMIT 10",
+            (codec.Vector(query),),
+        )
         assert len(viewed) == 10
 
 
@@ -483,16 +572,24 @@ def test_each_version_answers_its_own_vectors_until_it_is_retired(
         assert run(reader, viewed.format(2), (second,))[0]["id"] == 2
         with pytest.raises(psycopg.errors.DataException):
             run(reader, viewed.format(1), (second,))
-        both = run(reader, "SELECT version, id FROM embver_docs.search(ARRAY[embver.query('docs',"
-                           " 2, %s), embver.query('docs', 1, %s)], 1)", (second, first))
+        both = run(
+            reader,
+            "SELECT version, id FROM embver_docs.search(ARRAY[embver.query('docs',"
+            " 2, %s), embver.query('docs', 1, %s)], 1)",
+            (second, first),
+        )
         assert both == [{"version": 1, "id": 2}]
 
         collection.promote(force=True, reason="a test")
         for version, vector in ((1, first), (2, second)):
             assert find(reader, version, vector, 1)[0]["id"] == 2
             assert run(reader, viewed.format(version), (vector,))[0]["id"] == 2
-        both = run(reader, "SELECT version FROM embver_docs.search(ARRAY[embver.query('docs',"
-                           " 1, %s), embver.query('docs', 2, %s)], 1)", (first, second))
+        both = run(
+            reader,
+            "SELECT version FROM embver_docs.search(ARRAY[embver.query('docs',"
+            " 1, %s), embver.query('docs', 2, %s)], 1)",
+            (first, second),
+        )
         assert both == [{"version": 2}]
         assert value(reader, "SELECT count(*) FROM embver_docs.current WHERE version = 1") == 0
 
@@ -518,13 +615,22 @@ def test_prepared_statements_across_promotion_and_rollback(
 ) -> None:
     collection = two_versions(installed, docs)
     with installed.connect("reader") as reader:
-        run(reader, "PREPARE cur AS SELECT version, count(*) AS n FROM embver_docs.current"
-                    " GROUP BY version")
-        run(reader, "PREPARE ver (int) AS SELECT count(*) AS n FROM embver_docs.versions"
-                    " WHERE version = $1")
+        run(
+            reader,
+            "PREPARE cur AS SELECT version, count(*) AS n FROM embver_docs.current"
+            " GROUP BY version",
+        )
+        run(
+            reader,
+            "PREPARE ver (int) AS SELECT count(*) AS n FROM embver_docs.versions"
+            " WHERE version = $1",
+        )
         run(reader, "PREPARE rt AS SELECT version FROM embver.route('docs')")
-        run(reader, "PREPARE s (int, vector) AS SELECT version FROM embver_docs.search("
-                    "ARRAY[embver.query('docs', $1, $2)], 1)")
+        run(
+            reader,
+            "PREPARE s (int, vector) AS SELECT version FROM embver_docs.search("
+            "ARRAY[embver.query('docs', $1, $2)], 1)",
+        )
 
         def look(active: int) -> None:
             for _ in range(7):

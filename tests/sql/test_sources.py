@@ -30,15 +30,24 @@ from tests.sql.support import (
 
 pytestmark = pytest.mark.both_versions
 
-FOUND = ("SELECT * FROM embver_docs.search(ARRAY[embver.query('docs', 1, %s)], 20, filter => %s,"
-         " options => %s)")
+FOUND = (
+    "SELECT * FROM embver_docs.search(ARRAY[embver.query('docs', 1, %s)], 20, filter => %s,"
+    " options => %s)"
+)
 
 
 def search(connection: Connection, text: str, **given: Any) -> list[dict[str, Any]]:
     """Through the SQL function, on the index, with a filter, and exact."""
     filter_ = given.get("filter")
-    return run(connection, FOUND, (encode(text), Jsonb(filter_) if filter_ else None,
-                                   Jsonb({"exact": given.get("exact", False)})))
+    return run(
+        connection,
+        FOUND,
+        (
+            encode(text),
+            Jsonb(filter_) if filter_ else None,
+            Jsonb({"exact": given.get("exact", False)}),
+        ),
+    )
 
 
 def whole_journey(installed: Installed, collection: Collection, owner: Connection) -> None:
@@ -54,19 +63,25 @@ def whole_journey(installed: Installed, collection: Collection, owner: Connectio
         assert value(owner, f"SELECT count(*) FROM embver_docs.{view}") == len(found)
 
 
-KEYS = {
+KEYS: dict[str, tuple[str, list[Any], Any]] = {
     "int": ("id int PRIMARY KEY", [1, 2, 3], 4),
     "smallint": ("id smallint PRIMARY KEY", [1, 2, 3], 4),
     "bigint": ("id bigint PRIMARY KEY", [1, 2**62, -3], 4),
     "numeric": ("id numeric(10, 2) PRIMARY KEY", ["1.50", "2", "-3"], "4.25"),
-    "uuid": ("id uuid PRIMARY KEY", [f"00000000-0000-0000-0000-00000000000{i}" for i in "123"],
-             "00000000-0000-0000-0000-000000000004"),
+    "uuid": (
+        "id uuid PRIMARY KEY",
+        [f"00000000-0000-0000-0000-00000000000{i}" for i in "123"],
+        "00000000-0000-0000-0000-000000000004",
+    ),
     "text": ("id text PRIMARY KEY", ["a", "", "it's {{keys}} $fn$ %s"], "ä"),
     "text_c": ('id text COLLATE "C" PRIMARY KEY', ["B", "a", "Ä"], "z"),
     "varchar": ("id varchar(20) PRIMARY KEY", ["B", "a", "Ä"], "z"),
     "char": ("id char(3) PRIMARY KEY", ["B", "a", "cde"], "z"),
-    "timestamptz": ("id timestamptz PRIMARY KEY", ["2020-01-01", "2021-06-01", "2022-01-01"],
-                    "2024-01-01"),
+    "timestamptz": (
+        "id timestamptz PRIMARY KEY",
+        ["2020-01-01", "2021-06-01", "2022-01-01"],
+        "2024-01-01",
+    ),
     "date": ("id date PRIMARY KEY", ["2020-01-01", "2021-06-01", "2022-01-01"], "2024-01-01"),
     "bytea": ("id bytea PRIMARY KEY", [b"\x00", b"\xff", b"'"], b"\\"),
     "boolean": ("id boolean PRIMARY KEY", [True], False),
@@ -86,22 +101,27 @@ def test_key_types(installed: Installed, owner: Connection, kind: str) -> None:
     run(owner, "CREATE DOMAIN code AS varchar(4) COLLATE \"C\" CHECK (VALUE <> '')")
     run(owner, "CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy')")
     run(owner, f"CREATE TABLE docs ({definition}, title text, body text)")
-    type_name = value(owner, "SELECT format_type(atttypid, atttypmod) AS t FROM pg_attribute"
-                             " WHERE attrelid = 'docs'::regclass AND attname = 'id'")
-    for key in keys:
-        run(owner, f"INSERT INTO docs VALUES (%s::text::{type_name}, 'some', 'words')"
-            if not isinstance(key, bytes) else "INSERT INTO docs VALUES (%s, 'some', 'words')",
-            (key if isinstance(key, bytes) else str(key),))
+    type_name = value(
+        owner,
+        "SELECT format_type(atttypid, atttypmod) AS t FROM pg_attribute"
+        " WHERE attrelid = 'docs'::regclass AND attname = 'id'",
+    )
+    given = [key if isinstance(key, bytes) else str(key) for key in (*keys, new)]
+    for key in given[:-1]:
+        run(owner, f"INSERT INTO docs VALUES (%s::{type_name}, 'some', 'words')", (key,))
     with installed.embver() as embver:
         collection = register(
-            embver, key_columns=["id"] if kind == "unique" else None, index={"type": "hnsw"})
+            embver, key_columns=["id"] if kind == "unique" else None, index={"type": "hnsw"}
+        )
         whole_journey(installed, collection, owner)
-        given = new if isinstance(new, bytes) else str(new)
-        run(owner, f"UPDATE docs SET id = %s::{type_name} WHERE id = %s::{type_name}",
-            (given, keys[0] if isinstance(keys[0], bytes) else str(keys[0])))
+        run(
+            owner,
+            f"UPDATE docs SET id = %s::{type_name} WHERE id = %s::{type_name}",
+            (given[-1], given[0]),
+        )
         run(owner, "UPDATE docs SET body = 'changed'")
         drain(installed)
-        run(owner, "DELETE FROM docs WHERE id = %s::" + type_name, (given,))
+        run(owner, "DELETE FROM docs WHERE id = %s::" + type_name, (given[-1],))
         drain(installed)
         # A walk page by page, with a cursor in the key's own type and collation.
         run(owner, "SELECT embver_docs_v1.start_walk()")
@@ -116,10 +136,16 @@ def test_key_types(installed: Installed, owner: Connection, kind: str) -> None:
 
 
 def test_composite_key_in_the_order_given(installed: Installed, owner: Connection) -> None:
-    run(owner, 'CREATE TABLE docs (region text COLLATE "C", title text, n int, body text,'
-               " at timestamptz, PRIMARY KEY (n, region, at))")
-    run(owner, "INSERT INTO docs SELECT r, 'some', n, 'words', '2020-01-01'"
-               " FROM unnest(ARRAY['eu', 'us']) r, generate_series(1, 3) n")
+    run(
+        owner,
+        'CREATE TABLE docs (region text COLLATE "C", title text, n int, body text,'
+        " at timestamptz, PRIMARY KEY (n, region, at))",
+    )
+    run(
+        owner,
+        "INSERT INTO docs SELECT r, 'some', n, 'words', '2020-01-01'"
+        " FROM unnest(ARRAY['eu', 'us']) r, generate_series(1, 3) n",
+    )
     with installed.embver() as embver:
         collection = register(embver)
         whole_journey(installed, collection, owner)
@@ -152,17 +178,28 @@ def test_names_that_need_quoting(
     namespace, table, key, text = (sql.Identifier(name) for name in names)
     source = sql.SQL("{}.{}").format(namespace, table)
     owner.execute(sql.SQL("CREATE SCHEMA {}").format(namespace))
-    owner.execute(sql.SQL("CREATE TABLE {} ({} int PRIMARY KEY, {} text, other int)").format(
-        source, key, text))
-    owner.execute(sql.SQL("INSERT INTO {} SELECT i, 'some words ' || i, i"
-                          " FROM generate_series(1, 3) i").format(source))
+    owner.execute(
+        sql.SQL("CREATE TABLE {} ({} int PRIMARY KEY, {} text, other int)").format(
+            source, key, text
+        )
+    )
+    owner.execute(
+        sql.SQL(
+            "INSERT INTO {} SELECT i, 'some words ' || i, i FROM generate_series(1, 3) i"
+        ).format(source)
+    )
     with installed.embver() as embver:
-        collection = register(embver, source.as_string(owner), text.as_string(owner),
-                              index={"type": "hnsw"})
+        collection = register(
+            embver, source.as_string(owner), text.as_string(owner), index={"type": "hnsw"}
+        )
         whole_journey(installed, collection, owner)
-        found = search(owner, "some words 2", filter={names[2]: {"$gte": 2}, names[3]: "some words 2"})
+        found = search(
+            owner, "some words 2", filter={names[2]: {"$gte": 2}, names[3]: "some words 2"}
+        )
         assert [row[names[2]] for row in found] == [2]
-        owner.execute(sql.SQL("UPDATE {} SET {} = 'changed' WHERE {} = 1").format(source, text, key))
+        owner.execute(
+            sql.SQL("UPDATE {} SET {} = 'changed' WHERE {} = 1").format(source, text, key)
+        )
         owner.execute(sql.SQL("UPDATE {0} SET {1} = 9 WHERE {1} = 2").format(source, key))
         owner.execute(sql.SQL("DELETE FROM {} WHERE {} = 3").format(source, key))
         drain(installed)
@@ -173,20 +210,104 @@ def test_names_that_need_quoting(
 
 
 # Names of our own aliases, variables, columns and functions: as a column and as the key.
-OURS = ["d", "n", "o", "e", "l", "h", "x", "p", "i", "g", "f", "r", "b", "j", "u", "w", "m",
-        "item", "lease", "key", "document", "content", "before", "after", "difference", "changed",
-        "gone", "present", "is_gone", "new_rows", "old_rows", "fields", "name", "phase", "seen",
-        "written", "failed", "returned", "locked", "fresh", "result", "picked", "page", "todo",
-        "moved", "v_changed", "v_tombstone", "v_lease", "v_walk", "v_query", "v_count", "p_only",
-        "p_lease", "p_limit", "collection", "store", "source", "distance", "score", "rank",
-        "chunk", "k", "queries", "filter", "error", "ordinal", "job_priority", "encoded_at", "$1"]
-REFUSED_KEYS = {"content", "difference", "distance", "score", "rank", "chunk", "k", "queries",
-                "filter", "error", "ordinal", "job_priority", "encoded_at", "$1", "p_only", "p_lease",
-                "p_limit", "v_lease", "v_walk", "v_query", "v_count"}
+OURS = [
+    "d",
+    "n",
+    "o",
+    "e",
+    "l",
+    "h",
+    "x",
+    "p",
+    "i",
+    "g",
+    "f",
+    "r",
+    "b",
+    "j",
+    "u",
+    "w",
+    "m",
+    "item",
+    "lease",
+    "key",
+    "document",
+    "content",
+    "before",
+    "after",
+    "difference",
+    "changed",
+    "gone",
+    "present",
+    "is_gone",
+    "new_rows",
+    "old_rows",
+    "fields",
+    "name",
+    "phase",
+    "seen",
+    "written",
+    "failed",
+    "returned",
+    "locked",
+    "fresh",
+    "result",
+    "picked",
+    "page",
+    "todo",
+    "moved",
+    "v_changed",
+    "v_tombstone",
+    "v_lease",
+    "v_walk",
+    "v_query",
+    "v_count",
+    "p_only",
+    "p_lease",
+    "p_limit",
+    "collection",
+    "store",
+    "source",
+    "distance",
+    "score",
+    "rank",
+    "chunk",
+    "k",
+    "queries",
+    "filter",
+    "error",
+    "ordinal",
+    "job_priority",
+    "encoded_at",
+    "$1",
+]
+REFUSED_KEYS = {
+    "content",
+    "difference",
+    "distance",
+    "score",
+    "rank",
+    "chunk",
+    "k",
+    "queries",
+    "filter",
+    "error",
+    "ordinal",
+    "job_priority",
+    "encoded_at",
+    "$1",
+    "p_only",
+    "p_lease",
+    "p_limit",
+    "v_lease",
+    "v_walk",
+    "v_query",
+    "v_count",
+}
 
 
 def test_other_columns_named_like_our_own(installed: Installed, owner: Connection) -> None:
-    columns = ", ".join(f'"{name}" text DEFAULT \'some words\'' for name in OURS)
+    columns = ", ".join(f"\"{name}\" text DEFAULT 'some words'" for name in OURS)
     run(owner, f"CREATE TABLE docs (id int PRIMARY KEY, {columns})")
     run(owner, "INSERT INTO docs (id) SELECT generate_series(1, 3)")
     expression = " || ' ' || ".join(f'"{name}"' for name in OURS)
@@ -195,7 +316,7 @@ def test_other_columns_named_like_our_own(installed: Installed, owner: Connectio
         whole_journey(installed, collection, owner)
         for name in OURS:
             assert len(search(owner, "some words", filter={name: "some words"})) == 3, name
-            run(owner, f'UPDATE docs SET "{name}" = \'other\' WHERE id = 1')
+            run(owner, f"UPDATE docs SET \"{name}\" = 'other' WHERE id = 1")
         run(owner, "UPDATE docs SET id = 20, d = 'x' WHERE id = 2")
         run(owner, "DELETE FROM docs WHERE id = 3")
         drain(installed)
@@ -206,21 +327,27 @@ def test_keys_named_like_our_own(installed: Installed, owner: Connection) -> Non
     keys = [name for name in OURS if name not in REFUSED_KEYS]
     with installed.embver() as embver:
         for start in range(0, len(keys), 14):
-            some = keys[start:start + 14]
+            some = keys[start : start + 14]
             columns = ", ".join(f'"{name}" int NOT NULL' for name in some)
             listed = ", ".join(f'"{name}"' for name in some)
             run(owner, f"CREATE TABLE docs ({columns}, title text, PRIMARY KEY ({listed}))")
-            run(owner, f"INSERT INTO docs SELECT {', '.join('i' for _ in some)}, 'some words'"
-                       " FROM generate_series(1, 3) i")
+            run(
+                owner,
+                f"INSERT INTO docs SELECT {', '.join('i' for _ in some)}, 'some words'"
+                " FROM generate_series(1, 3) i",
+            )
             collection = register(embver, content="title", index={"type": "hnsw"})
             whole_journey(installed, collection, owner)
             assert len(search(owner, "some words", filter={some[0]: {"$in": [1, 2]}})) == 2
-            run(owner, f'UPDATE docs SET title = \'other\' WHERE "{some[0]}" = 1')
+            run(owner, f"UPDATE docs SET title = 'other' WHERE \"{some[0]}\" = 1")
             run(owner, f'UPDATE docs SET "{some[-1]}" = 20 WHERE "{some[0]}" = 2')
             run(owner, f'DELETE FROM docs WHERE "{some[0]}" = 3')
             drain(installed)
-            run(owner, "INSERT INTO embver_docs_v1.dead_letter"
-                       f" ({listed}, dead_error) VALUES ({', '.join('1' for _ in some)}, 'x')")
+            run(
+                owner,
+                "INSERT INTO embver_docs_v1.dead_letter"
+                f" ({listed}, dead_error) VALUES ({', '.join('1' for _ in some)}, 'x')",
+            )
             run(owner, "SELECT embver.waive('docs', 1, %s, 'r')", (Jsonb(dict.fromkeys(some, 1)),))
             assert value(owner, "SELECT key FROM embver.dead_letters") == dict.fromkeys(some, 1)
             run(owner, "SELECT embver.requeue('docs', 1, 'all')")
@@ -304,8 +431,10 @@ def test_partitions_attached_and_detached_later(installed: Installed, owner: Con
     with installed.embver() as embver:
         collection = register(embver)
         drain(installed)
-        run(owner, "CREATE TABLE docs_af (body text, title text, region text NOT NULL,"
-                   " id int NOT NULL)")
+        run(
+            owner,
+            "CREATE TABLE docs_af (body text, title text, region text NOT NULL, id int NOT NULL)",
+        )
         run(owner, "INSERT INTO docs_af VALUES ('filled', 'before', 'af', 1)")
         run(owner, "ALTER TABLE docs ATTACH PARTITION docs_af FOR VALUES IN ('af')")
         run(owner, "INSERT INTO docs_af VALUES ('direct', 'unseen', 'af', 2)")
@@ -313,8 +442,9 @@ def test_partitions_attached_and_detached_later(installed: Installed, owner: Con
         collection.refresh()
         run(owner, "INSERT INTO docs_af VALUES ('direct', 'seen', 'af', 4)")
         drain(installed)
-        assert value(owner, "SELECT count(*) FROM embver_docs_v1.embedding"
-                            " WHERE region = 'af'") == 4
+        assert (
+            value(owner, "SELECT count(*) FROM embver_docs_v1.embedding WHERE region = 'af'") == 4
+        )
 
         run(owner, "ALTER TABLE docs DETACH PARTITION docs_us")
         run(owner, "CREATE TABLE docs_us2 PARTITION OF docs FOR VALUES IN ('us')")
@@ -349,6 +479,7 @@ def test_a_source_in_a_schema_nobody_looks_at(installed: Installed, owner: Conne
 def test_the_extension_in_a_schema_of_its_own() -> None:
     server = servers.server()
     name = "vector_elsewhere"
+    servers.create_roles(server)
     servers.drop_database(server, name)
     admin_url = servers.create_database(server, name, owner="embver_owner")
     try:
@@ -358,7 +489,10 @@ def test_the_extension_in_a_schema_of_its_own() -> None:
             admin.execute('CREATE EXTENSION vector SCHEMA "Ext"')
             admin.execute('GRANT USAGE ON SCHEMA "Ext" TO PUBLIC')
         install(server, admin_url)
-        installed = Installed(*(server.url(name, role) for role in servers.ROLES), admin_url)
+        owner_url, worker_url, reader_url, stranger_url = (
+            server.url(name, role) for role in servers.ROLES
+        )
+        installed = Installed(owner_url, worker_url, reader_url, stranger_url, admin_url)
         with installed.connect() as owner, installed.embver() as embver:
             run(owner, "CREATE TABLE docs (id int PRIMARY KEY, title text, body text)")
             run(owner, "INSERT INTO docs VALUES (1, 'some', 'words'), (2, 'other', 'things')")
@@ -368,7 +502,7 @@ def test_the_extension_in_a_schema_of_its_own() -> None:
             collection.promote()
             collection.add_version("hash:16", element_type="halfvec", metric="ip")
             collection.start_rollout(2)
-            run(owner, "UPDATE docs SET body = 'changed' WHERE id = 2")
+            run(owner, "UPDATE docs SET body = 'many more things' WHERE id = 2")
             drain(installed)
             collection.promote(force=True, reason="a test")
             with installed.embver("reader") as reader:
@@ -377,9 +511,12 @@ def test_the_extension_in_a_schema_of_its_own() -> None:
                 assert [hit.id for hit in docs.search("x", filter={"id": 2})] == [2]
             with installed.connect("reader") as connection:
                 run(connection, 'SET search_path = "Ext", public')
-                found = run(connection, "SELECT id FROM embver_docs.versions WHERE version = 1"
-                                        " ORDER BY embedding <=> %s LIMIT 1",
-                            (encode("some words"),))
+                found = run(
+                    connection,
+                    "SELECT id FROM embver_docs.versions WHERE version = 1"
+                    " ORDER BY embedding <=> %s LIMIT 1",
+                    (encode("some words"),),
+                )
                 assert [row["id"] for row in found] == [1]
             schema.init(installed.owner)
             drain(installed)
@@ -393,11 +530,11 @@ ALTERATIONS = {
     "rename the table": 'ALTER TABLE docs RENAME TO "new name"',
     "set schema": "CREATE SCHEMA elsewhere; ALTER TABLE docs SET SCHEMA elsewhere",
     "rename the schema": "CREATE SCHEMA a; ALTER TABLE docs SET SCHEMA a;"
-                         " ALTER SCHEMA a RENAME TO b",
+    " ALTER SCHEMA a RENAME TO b",
     "add a column": "ALTER TABLE docs ADD COLUMN more text DEFAULT 'x'",
     "two renamed into each other": "ALTER TABLE docs RENAME COLUMN title TO t;"
-                                   " ALTER TABLE docs RENAME COLUMN body TO title;"
-                                   " ALTER TABLE docs RENAME COLUMN t TO body",
+    " ALTER TABLE docs RENAME COLUMN body TO title;"
+    " ALTER TABLE docs RENAME COLUMN t TO body",
 }
 
 
@@ -479,11 +616,11 @@ TABLES = {
     "unique and nullable": "CREATE TABLE t (id int UNIQUE, title text)",
     "inherited": "CREATE TABLE t (id int PRIMARY KEY, title text); CREATE TABLE c () INHERITS (t)",
     "inheriting": "CREATE TABLE p (id int, title text);"
-                  " CREATE TABLE t (PRIMARY KEY (id)) INHERITS (p)",
+    " CREATE TABLE t (PRIMARY KEY (id)) INHERITS (p)",
     "partition": "CREATE TABLE p (id int PRIMARY KEY, title text) PARTITION BY LIST (id);"
-                 " CREATE TABLE t PARTITION OF p DEFAULT",
+    " CREATE TABLE t PARTITION OF p DEFAULT",
     "force rls": "CREATE TABLE t (id int PRIMARY KEY, title text);"
-                 " ALTER TABLE t FORCE ROW LEVEL SECURITY",
+    " ALTER TABLE t FORCE ROW LEVEL SECURITY",
     "embedding": "CREATE TABLE t (id int PRIMARY KEY, title text, embedding text)",
     "version": "CREATE TABLE t (id int PRIMARY KEY, title text, version int)",
     "embver_row": "CREATE TABLE t (id int PRIMARY KEY, title text, embver_row int)",
@@ -497,22 +634,32 @@ TABLES = {
     "foreign key as text": "CREATE TABLE t (title text)",
 }
 KEYED = {  # with key_columns given
-    "partial unique index": ("CREATE TABLE t (id int NOT NULL, title text);"
-                             " CREATE UNIQUE INDEX ON t (id) WHERE id > 0", ["id"]),
-    "unique expression": ("CREATE TABLE t (id int NOT NULL, title text);"
-                          " CREATE UNIQUE INDEX ON t ((id + 1))", ["id"]),
+    "partial unique index": (
+        "CREATE TABLE t (id int NOT NULL, title text); CREATE UNIQUE INDEX ON t (id) WHERE id > 0",
+        ["id"],
+    ),
+    "unique expression": (
+        "CREATE TABLE t (id int NOT NULL, title text); CREATE UNIQUE INDEX ON t ((id + 1))",
+        ["id"],
+    ),
     "not unique": ("CREATE TABLE t (id int NOT NULL, title text); CREATE INDEX ON t (id)", ["id"]),
-    "only a part of the key": ("CREATE TABLE t (a int, b int, title text, PRIMARY KEY (a, b))",
-                               ["a"]),
-    "more than the key": ("CREATE TABLE t (id int PRIMARY KEY, b int NOT NULL, title text)",
-                          ["id", "b"]),
+    "only a part of the key": (
+        "CREATE TABLE t (a int, b int, title text, PRIMARY KEY (a, b))",
+        ["a"],
+    ),
+    "more than the key": (
+        "CREATE TABLE t (id int PRIMARY KEY, b int NOT NULL, title text)",
+        ["id", "b"],
+    ),
     "twice": ("CREATE TABLE t (id int PRIMARY KEY, title text)", ["id", "id"]),
     "none": ("CREATE TABLE t (id int PRIMARY KEY, title text)", []),
     "null": ("CREATE TABLE t (id int PRIMARY KEY, title text)", [None]),
     "unknown": ("CREATE TABLE t (id int PRIMARY KEY, title text)", ["nope"]),
     "system column": ("CREATE TABLE t (id int PRIMARY KEY, title text)", ["ctid"]),
-    "dropped": ("CREATE TABLE t (id int PRIMARY KEY, title text, gone int);"
-                " ALTER TABLE t DROP COLUMN gone", ["........pg.dropped.3........"]),
+    "dropped": (
+        "CREATE TABLE t (id int PRIMARY KEY, title text, gone int); ALTER TABLE t DROP COLUMN gone",
+        ["........pg.dropped.3........"],
+    ),
     "nullable": ("CREATE TABLE t (id int UNIQUE, title text)", ["id"]),
     "deferrable": ("CREATE TABLE t (id int NOT NULL UNIQUE DEFERRABLE, title text)", ["id"]),
 }
@@ -526,7 +673,8 @@ def snapshot(connection: Connection) -> list[dict[str, Any]]:
         "        WHERE nspname !~ '^pg_(toast_)?temp') AS schemas,"
         " (SELECT count(*) FROM pg_class WHERE relnamespace NOT IN (SELECT oid FROM pg_namespace"
         "        WHERE nspname ~ '^pg_(toast)?')) AS relations,"
-        " (SELECT count(*) FROM pg_proc) AS functions, (SELECT count(*) FROM pg_trigger) AS triggers,"
+        " (SELECT count(*) FROM pg_proc) AS functions,"
+        " (SELECT count(*) FROM pg_trigger) AS triggers,"
         " (SELECT count(*) FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped"
         "        AND attrelid >= 16384) AS columns,"
         " (SELECT count(*) FROM embver_internal.collection) AS collections,"
@@ -562,8 +710,11 @@ def test_refused_sources(shared: Installed, kind: str) -> None:
         source = 'public."x$fn$"' if "x$fn$" in ddl else "public.t"
         before = snapshot(owner)
         with pytest.raises(psycopg.Error) as failure, owner.transaction():
-            run(owner, "SELECT embver.create_collection('docs', %s::regclass, 'title', %s::text[])",
-                (source, keys))
+            run(
+                owner,
+                "SELECT embver.create_collection('docs', %s::regclass, 'title', %s::text[])",
+                (source, keys),
+            )
         said = failure.value.diag
         assert said.sqlstate == "VM004", said.message_primary
         assert "source" in json.loads(said.message_detail or "")
@@ -575,8 +726,10 @@ def test_refused_temporary_table(shared: Installed) -> None:
     with shared.connect() as owner:
         run(owner, "CREATE TEMPORARY TABLE temporary_docs (id int PRIMARY KEY, title text)")
         nothing_done(
-            owner, "VM004",
-            "SELECT embver.create_collection('docs', 'temporary_docs'::regclass, 'title')")
+            owner,
+            "VM004",
+            "SELECT embver.create_collection('docs', 'temporary_docs'::regclass, 'title')",
+        )
 
 
 CONTENT = {
@@ -622,8 +775,9 @@ CONTENT = {
     "close and open": "title) || (SELECT body",
     "statement": "title\n)::text) STORED; DROP TABLE public.other; SELECT (('x'",
     "another table": "title\n)::text) STORED; ALTER TABLE public.other ADD COLUMN z text"
-                     " GENERATED ALWAYS AS ((title",
-    "the view's end": "title::text) AS a FROM public.docs AS d; DELETE FROM public.docs; SELECT ((1",
+    " GENERATED ALWAYS AS ((title",
+    "the view's end": "title::text) AS a FROM public.docs AS d;"
+    " DELETE FROM public.docs; SELECT ((1",
     "from clause": "title) AS x, (body",
     "union": "title)::text UNION SELECT (body",
     "default": "DEFAULT",
@@ -641,13 +795,19 @@ def test_refused_content(shared: Installed, kind: str) -> None:
     with shared.connect() as owner, owner.transaction(force_rollback=True):
         run(owner, "CREATE TABLE public.docs (id int PRIMARY KEY, title text, body text, day date)")
         run(owner, "CREATE TABLE public.other (id int PRIMARY KEY, title text)")
-        run(owner, "CREATE FUNCTION public.volatile_one() RETURNS text"
-                   " LANGUAGE plpgsql AS $$ BEGIN RETURN 'x'; END $$")
+        run(
+            owner,
+            "CREATE FUNCTION public.volatile_one() RETURNS text"
+            " LANGUAGE plpgsql AS $$ BEGIN RETURN 'x'; END $$",
+        )
         run(owner, "INSERT INTO public.docs VALUES (1, 'a', 'b')")
         before = snapshot(owner)
         with pytest.raises(psycopg.Error) as failure, owner.transaction():
-            run(owner, "SELECT embver.create_collection('docs', 'public.docs', %s)",
-                (CONTENT[kind],))
+            run(
+                owner,
+                "SELECT embver.create_collection('docs', 'public.docs', %s)",
+                (CONTENT[kind],),
+            )
         said = failure.value.diag
         assert said.sqlstate == "VM005", (said.sqlstate, said.message_primary)
         assert json.loads(said.message_detail or "")
@@ -671,8 +831,8 @@ ACCEPTED = {
     "title || '{{keys}} $fn$ %s %I'": "title{{keys}} $fn$ %s %I",
     "title || E' SELECT '' AS embver_mark'": "title SELECT ' AS embver_mark",
     "public.shout(title)": "title!",
-    "title COLLATE \"C\"": "title",
-    "\"Mixed Case\"": "mixed",
+    'title COLLATE "C"': "title",
+    '"Mixed Case"': "mixed",
     "stored": "title stored",
     "NULLIF(title, 'title') || 'x'": None,
     "left(body, 0)": None,
@@ -684,14 +844,23 @@ ACCEPTED = {
 def test_accepted_content(shared: Installed, content: str) -> None:
     with shared.connect() as owner, owner.transaction(force_rollback=True):
         run(owner, "CREATE TYPE public.address AS (street text, city text)")
-        run(owner, "CREATE FUNCTION public.shout(t text) RETURNS text LANGUAGE sql IMMUTABLE"
-                   " AS $$ SELECT t || '!' $$")
-        run(owner, 'CREATE TABLE public.docs (id int PRIMARY KEY, title text, body text, n int,'
-                   ' meta jsonb, tags text[], address public.address, "Mixed Case" text,'
-                   " stored text GENERATED ALWAYS AS (title || ' stored') STORED)")
+        run(
+            owner,
+            "CREATE FUNCTION public.shout(t text) RETURNS text LANGUAGE sql IMMUTABLE"
+            " AS $$ SELECT t || '!' $$",
+        )
+        run(
+            owner,
+            "CREATE TABLE public.docs (id int PRIMARY KEY, title text, body text, n int,"
+            ' meta jsonb, tags text[], address public.address, "Mixed Case" text,'
+            " stored text GENERATED ALWAYS AS (title || ' stored') STORED)",
+        )
         run(owner, "SELECT embver.create_collection('docs', 'public.docs', %s)", (content,))
-        run(owner, "INSERT INTO public.docs VALUES (1, 'title', 'body', 7,"
-                   " '{\"k\": \"json\", \"list\": [\"first\"]}', '{tag}', ('x', 'Ulm'), 'mixed')")
+        run(
+            owner,
+            "INSERT INTO public.docs VALUES (1, 'title', 'body', 7,"
+            " '{\"k\": \"json\", \"list\": [\"first\"]}', '{tag}', ('x', 'Ulm'), 'mixed')",
+        )
         assert value(owner, "SELECT content FROM embver_docs.document") == ACCEPTED[content]
 
 
@@ -699,6 +868,9 @@ def test_a_virtual_column_is_refused(shared: Installed) -> None:
     with shared.connect() as owner, owner.transaction(force_rollback=True):
         if owner.info.server_version < 180000:
             pytest.skip("virtual generated columns came with PostgreSQL 18")
-        run(owner, "CREATE TABLE public.docs (id int PRIMARY KEY, title text,"
-                   " v text GENERATED ALWAYS AS (title || 'v') VIRTUAL)")
+        run(
+            owner,
+            "CREATE TABLE public.docs (id int PRIMARY KEY, title text,"
+            " v text GENERATED ALWAYS AS (title || 'v') VIRTUAL)",
+        )
         refused(owner, "VM005", "SELECT embver.create_collection('docs', 'public.docs', 'v')")

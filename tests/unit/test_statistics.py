@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,7 +152,7 @@ def test_detail_is_valid_json_even_without_a_bound() -> None:
     ],
 )
 def test_bad_input_is_refused(
-    new: list[float], old: list[float], options: dict[str, float], message: str
+    new: list[float], old: list[float], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidArgument, match=message):
         compare_paired(new, old, **{"delta": 0.02, **options})
