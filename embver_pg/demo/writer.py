@@ -62,7 +62,7 @@ class Writer:
         self._url = url
         self._material = material
         # So few that a gate, which holds until 5 % have changed, does not expire meanwhile.
-        self._interval = min(max(1000.0 / len(material.rows), 0.3), 2.0)
+        self._interval = min(max(1200.0 / len(material.rows), 0.4), 2.0)
         self._random = random.Random(7)
         self._editable = [row[0] for row in material.rows]
         self._deletable = sorted({*self._editable} - material.judged)

@@ -8,20 +8,22 @@ verb of the lifecycle. At the end, with the queue drained, each live store equal
 from __future__ import annotations
 
 import os
+import random
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from psycopg import errors
 
 from tests.concurrency.stage import Hold, Lease, Session, call, drop_stage, new_stage
 
-KEYS = (1, 2, 3, 4)
+KEYS = (1, 1, 1, 2, 3, 4)
 # Few texts, so that content often goes back to what is stored, or lies in another lease.
 TEXTS = ("one", "two", "a longer text", "", None)
 PATIENCE = "25ms"
@@ -33,69 +35,37 @@ CONFLICTS = (
     errors.UniqueViolation,
 )
 
-keys = st.sampled_from(KEYS)
-texts = st.sampled_from(TEXTS)
-versions = st.sampled_from((1, 2))
-who = st.sampled_from((0, 1))
-which = st.integers(0, 7)
-
 
 @dataclass(frozen=True)
 class Change:
     """A statement of the application with its parameters."""
 
     statement: str
-    parameters: tuple[Any, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
-changes = st.one_of(
-    st.builds(
-        lambda key, text: Change(
-            "INSERT INTO docs VALUES (%s, %s) ON CONFLICT (id) DO NOTHING", (key, text)
-        ),
-        keys,
-        texts,
-    ),
-    st.builds(
-        lambda key, text: Change("UPDATE docs SET body = %s WHERE id = %s", (text, key)),
-        keys,
-        texts,
-    ),
-    st.builds(lambda key: Change("UPDATE docs SET seen = seen + 1 WHERE id >= %s", (key,)), keys),
-    st.builds(lambda key: Change("UPDATE docs SET body = NULL WHERE id = %s", (key,)), keys),
-    st.builds(lambda key: Change("DELETE FROM docs WHERE id = %s", (key,)), keys),
-    st.builds(lambda key: Change("DELETE FROM docs WHERE id >= %s", (key,)), keys),
-    st.builds(
-        lambda new, old: Change(
-            "UPDATE docs SET id = %s WHERE id = %s AND NOT EXISTS (SELECT FROM docs WHERE id = %s)",
-            (new, old, new),
-        ),
-        keys,
-        keys,
-    ),
-    st.builds(
-        lambda key, text: Change(
-            "INSERT INTO docs SELECT i, %s FROM generate_series(%s, 4) AS i"
-            " ON CONFLICT (id) DO UPDATE SET body = excluded.body",
-            (text, key),
-        ),
-        keys,
-        texts,
-    ),
-    st.builds(
-        lambda key, text: Change(
-            "MERGE INTO docs USING (VALUES (%s, %s)) AS m (id, body) ON docs.id = m.id"
-            " WHEN MATCHED AND m.body IS NULL THEN DELETE"
-            " WHEN MATCHED THEN UPDATE SET body = m.body"
-            " WHEN NOT MATCHED THEN INSERT VALUES (m.id, m.body)",
-            (key, text),
-        ),
-        keys,
-        texts,
-    ),
-    st.just(Change("TRUNCATE docs", ())),
+# Statements of an application: of one document, of several, and what embver must not care about.
+CHANGES = (
+    *("UPDATE docs SET body = %(text)s WHERE id = %(key)s",) * 4,
+    "UPDATE docs SET body = NULL WHERE id = %(key)s",
+    "UPDATE docs SET seen = seen + 1 WHERE id >= %(key)s",
+    *("INSERT INTO docs VALUES (%(key)s, %(text)s) ON CONFLICT (id) DO NOTHING",) * 2,
+    *("DELETE FROM docs WHERE id = %(key)s",) * 2,
+    "DELETE FROM docs WHERE id >= %(key)s",
+    *(
+        "UPDATE docs SET id = %(other)s WHERE id = %(key)s"
+        " AND NOT EXISTS (SELECT FROM docs WHERE id = %(other)s)",
+    )
+    * 2,
+    "INSERT INTO docs SELECT i, %(text)s FROM generate_series(%(key)s, 4) AS i"
+    " ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+    "MERGE INTO docs USING (VALUES (%(key)s, %(text)s)) AS m (id, body) ON docs.id = m.id"
+    " WHEN MATCHED AND m.body IS NULL THEN DELETE"
+    " WHEN MATCHED THEN UPDATE SET body = m.body"
+    " WHEN NOT MATCHED THEN INSERT VALUES (m.id, m.body)",
+    "TRUNCATE docs",
 )
-isolations = st.sampled_from(("read committed", "repeatable read", "serializable"))
+ISOLATIONS = ("read committed", "repeatable read", "serializable")
 VERBS = {
     "start": "SELECT embver.start_rollout('docs', %(version)s)",
     "pause": "SELECT embver.pause_rollout('docs', 'a drill')",
@@ -108,6 +78,22 @@ VERBS = {
     "requeue": "SELECT embver.requeue('docs', %(version)s, 'all')",
     "requeue missing": "SELECT embver.requeue('docs', %(version)s, 'missing')",
 }
+
+
+# How often an action is chosen.
+ACTIONS = (
+    *("change",) * 12,
+    *("begin",) * 5,
+    *("undo",),
+    *("end",) * 5,
+    *("walk",) * 3,
+    *("claim",) * 8,
+    *("complete",) * 6,
+    *("hold",) * 6,
+    *("let_go",) * 5,
+    *("give_back", "crash", "expire"),
+    *("operate",) * 3,
+)
 
 
 class History(RuleBasedStateMachine):
@@ -123,6 +109,7 @@ class History(RuleBasedStateMachine):
         self.workers = [self.stage.worker, eager]
         self.leases: list[Lease] = []
         self.held: list[tuple[Hold, Lease]] = []
+        self.count = 0
         for session in (*self.applications, *self.workers, self.stage.owner):
             session.run(f"SET lock_timeout = '{PATIENCE}'")
         for version in (1, 2):
@@ -131,116 +118,125 @@ class History(RuleBasedStateMachine):
                 f"ALTER FUNCTION embver_docs_v{version}.complete SET lock_timeout = '{PATIENCE}'"
             )
 
-    @initialize(filled=st.booleans())
-    def begin_filling(self, filled: bool) -> None:
+    @initialize(filled=st.sampled_from((True, True, True, False)))
+    def start(self, filled: bool) -> None:
         self.stage.owner.run("SELECT embver.start_rollout('docs', 1)")
         if filled:
             self.stage.drain()
 
+    @rule(seed=st.integers(0, 2**64 - 1))
+    def step(self, seed: int) -> None:
+        """One action, chosen evenly by weight: Hypothesis's own draws would cling to a few."""
+        self.count += 1
+        chance = random.Random(f"{seed} {self.count}")
+        action = chance.choice(ACTIONS)
+        i, n = chance.randrange(2), chance.randrange(8)
+        change = Change(
+            chance.choice(CHANGES),
+            {
+                "key": chance.choice(KEYS),
+                "other": chance.choice(KEYS),
+                "text": chance.choice(TEXTS),
+            },
+        )
+        isolation, verb = chance.choice(ISOLATIONS), chance.choice(sorted(VERBS))
+        match action:
+            case "change":
+                note(f"application {i}: {change}")
+                self.change(i, change)
+            case "begin":
+                note(f"application {i}: begin {isolation}")
+                self.begin(i, isolation)
+            case "undo":
+                note(f"application {i}: {change}, taken back")
+                self.undo(i, change)
+            case "end":
+                note(f"application {i}: {'commit' if n > 1 else 'rollback'}")
+                self.end(i, commits=n > 1)
+            case "operate":
+                note(f"operator: {verb} {1 + n % 2}")
+                self.operate(verb, 1 + n % 2)
+            case "expire":
+                note(f"leases of {1 + n % 2} expire")
+                self.stage.expire_free(1 + n % 2)
+            case _:
+                note(f"worker {i}: {action} ({n})")
+                self.work(action, i, n)
+
     # -- applications
 
-    @rule(i=who, isolation=isolations)
     def begin(self, i: int, isolation: str) -> None:
         if not self.open[i]:
             self.applications[i].begin(isolation)
             self.open[i] = True
             # The snapshot is taken here.
-            self._application(i, Change("SELECT FROM docs", ()))
+            self.change(i, Change("SELECT FROM docs"))
 
-    @rule(i=who, change=changes)
-    def change(self, i: int, change: Change) -> None:
-        self._application(i, change)
+    def change(self, i: int, change: Change) -> bool:
+        try:
+            self.applications[i].run(change.statement, change.parameters)
+        except CONFLICTS:
+            self.end(i, commits=False)
+            return False
+        return True
 
-    @precondition(lambda self: any(self.open))
-    @rule(i=who, change=changes)
-    def change_and_take_back(self, i: int, change: Change) -> None:
+    def undo(self, i: int, change: Change) -> None:
         if self.open[i]:
             self.applications[i].run("SAVEPOINT before")
-            if self._application(i, change):
+            if self.change(i, change):
                 self.applications[i].run("ROLLBACK TO before")
 
-    @precondition(lambda self: any(self.open))
-    @rule(i=who, commits=st.sampled_from((True, True, False)))
     def end(self, i: int, commits: bool) -> None:
         if self.open[i]:
             self.open[i] = False
             with suppress(*CONFLICTS):  # PostgreSQL has rolled it back
                 self.applications[i].run("COMMIT" if commits else "ROLLBACK")
 
-    def _application(self, i: int, change: Change) -> bool:
-        try:
-            self.applications[i].run(change.statement, change.parameters)
-        except CONFLICTS:
-            if self.open[i]:
-                self.applications[i].rollback()
-                self.open[i] = False
-            return False
-        return True
-
     # -- workers
 
-    @rule(i=who, version=versions, limit=st.sampled_from((1, 2, 1000)))
-    def walk(self, i: int, version: int, limit: int) -> None:
-        self._work(lambda: call(self.workers[i], version, "walk_step", limit))
+    def work(self, action: str, i: int, n: int) -> None:
+        """One step of the protocol; where there is no lease to go on with, a claim."""
+        if action == "walk" and (live := self.stage.live()):
+            with suppress(*CONFLICTS):
+                call(self.workers[i], live[n % len(live)], "walk_step", (1, 2, 1000)[n % 3])
+        elif action == "let_go" and self.held:
+            hold, lease = self.held.pop(n % len(self.held))
+            hold.let_go()
+            self.completed(hold.session, lease)
+        elif action != "claim" and self.leases:
+            self.end_lease(action, i, self.leases.pop(n % len(self.leases)))
+        else:
+            self.claim(i, n)
 
-    @rule(i=who, version=versions, limit=st.sampled_from((1, 2, 100)))
-    def claim(self, i: int, version: int, limit: int) -> None:
-        if len(self.leases) < 8:
-            self.stage.due(version)
-            lease = self._work(lambda: self.stage.claim(version, limit, self.workers[i]))
+    def claim(self, i: int, n: int) -> None:
+        live = self.stage.live()
+        if not live:
+            return
+        version = live[n % len(live)]
+        self.stage.due(version)
+        with suppress(*CONFLICTS):
+            lease = self.stage.claim(version, (100, 1, 100, 2)[n % 4], self.workers[i])
             if lease is not None:
                 self.leases.append(lease)
 
-    @precondition(lambda self: self.leases)
-    @rule(i=who, n=which)
-    def complete(self, i: int, n: int) -> None:
-        lease = self.leases.pop(n % len(self.leases))
-        self.stage.start_complete(lease, self.workers[i])
-        self._completed(self.workers[i], lease)
-
-    @precondition(lambda self: self.leases and len(self.held) < 2)
-    @rule(n=which)
-    def complete_and_hold(self, n: int) -> None:
-        lease = self.leases.pop(n % len(self.leases))
-        hold = self.stage.hold()
-        self.stage.start_complete(lease, hold.session)
-        if self.stage.settled(hold.session):  # it had nothing to write
-            self._completed(hold.session, lease)
-            hold.let_go()
+    def end_lease(self, action: str, i: int, lease: Lease) -> None:
+        if action == "give_back":
+            self.stage.call(lease.version, "give_back", lease.number)
+        elif action == "crash":
+            self.stage.expire_free(lease.version)
+        elif action == "hold" and len(self.held) < 2:
+            hold = self.stage.hold()
+            self.stage.start_complete(lease, hold.session)
+            if self.stage.settled(hold.session):  # it had nothing to write
+                hold.let_go()
+                self.completed(hold.session, lease)
+            else:
+                self.held.append((hold, lease))
         else:
-            self.held.append((hold, lease))
+            self.stage.start_complete(lease, self.workers[i])
+            self.completed(self.workers[i], lease)
 
-    @precondition(lambda self: self.held)
-    @rule(n=which)
-    def let_go(self, n: int) -> None:
-        hold, lease = self.held.pop(n % len(self.held))
-        hold.let_go()
-        self._completed(hold.session, lease)
-
-    @precondition(lambda self: self.leases)
-    @rule(n=which)
-    def give_back(self, n: int) -> None:
-        lease = self.leases.pop(n % len(self.leases))
-        self.stage.call(lease.version, "give_back", lease.number)
-
-    @precondition(lambda self: self.leases)
-    @rule(n=which)
-    def crash(self, n: int) -> None:
-        lease = self.leases.pop(n % len(self.leases))
-        self.stage.expire_free(lease.version)
-
-    @rule(version=versions)
-    def be_late(self, version: int) -> None:
-        """Leases expire, and their workers do not know it."""
-        self.stage.expire_free(version)
-
-    def _work(self, step: Any) -> Any:
-        try:
-            return step()
-        except CONFLICTS:
-            return None  # the transaction did nothing; a worker tries again
-
-    def _completed(self, session: Session, lease: Lease) -> None:
+    def completed(self, session: Session, lease: Lease) -> None:
         try:
             session.result()
         except CONFLICTS:
@@ -251,7 +247,6 @@ class History(RuleBasedStateMachine):
 
     # -- operators
 
-    @rule(verb=st.sampled_from(sorted(VERBS)), version=versions)
     def operate(self, verb: str, version: int) -> None:
         try:
             self.stage.owner.run(VERBS[verb], {"version": version})
@@ -261,23 +256,14 @@ class History(RuleBasedStateMachine):
             if not (error.sqlstate or "").startswith("VM"):
                 raise
 
-    @rule()
-    def fill(self) -> None:
-        """Workers get some rest from the applications' changes: one round over everything."""
-        for version in (1, 2):
-            self.walk(0, version, 1000)
-            self.claim(0, version, 100)
-            if self.leases and self.leases[-1].version == version:
-                self.complete(0, len(self.leases) - 1)
-
     # -- the end
 
     def teardown(self) -> None:
         try:
             while self.held:
-                self.let_go(0)
+                self.work("let_go", 0, 0)
             for i in (0, 1):
-                self.end(i, True)
+                self.end(i, commits=True)
             if any(
                 row["state"] == "paused"
                 for row in self.stage.owner.run("SELECT state FROM embver_internal.rollout")
