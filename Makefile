@@ -22,9 +22,9 @@ demo: $(READY_DEMO) ## Watch a live collection change its embedding model
 	$(BIN)/embver demo $(DEMO_ARGS)
 
 test: $(READY_DEV) ## Run the tests on PostgreSQL 18, then those that depend on the version on 16
-	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 ifndef EMBVER_TEST_DATABASE_URL
-	EMBVER_TEST_PG_VERSION=16 $(BIN)/python -m pytest -n $(WORKERS) -m both_versions $(PYTEST_ARGS)$(if $(strip $(PYTEST_ARGS)), || test $$? -eq 5)
+	EMBVER_TEST_PG_VERSION=16 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m both_versions $(PYTEST_ARGS)$(if $(strip $(PYTEST_ARGS)), || test $$? -eq 5)
 endif
 
 lint: types ## Check format, style, types, imports and SQL

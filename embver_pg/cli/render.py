@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from io import TextIOWrapper
 from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
@@ -208,6 +209,9 @@ def _console(file: TextIO | None, *, stderr: bool) -> Console:
     console = Console(
         file=file, stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=False
     )
+    if isinstance(console.file, TextIOWrapper) and console.file.errors == "strict":
+        # A stream that is not UTF-8 shows what it cannot write, and does not fail.
+        console.file.reconfigure(errors="backslashreplace")
     if not console.is_terminal:
         # A pipe has no width: cut nothing off.
         console.width = _PIPE_WIDTH

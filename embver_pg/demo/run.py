@@ -17,7 +17,8 @@ from embver_pg.demo.material import (
 )
 from embver_pg.demo.output import Output
 from embver_pg.demo.processes import Process
-from embver_pg.demo.report import Kept, Report, render, show_kept
+from embver_pg.demo.rendering import render, show_kept
+from embver_pg.demo.report import Kept, Report
 from embver_pg.demo.rollout import fill_second
 from embver_pg.demo.searcher import Searcher, summarize
 from embver_pg.demo.site import Site, open_site, termination_as_interrupt
