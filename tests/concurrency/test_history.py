@@ -45,9 +45,9 @@ CHANGES = (
     *("UPDATE docs SET body = %(text)s WHERE id = %(key)s",) * 6,
     *("UPDATE docs SET body = NULL WHERE id = %(key)s",) * 2,
     "UPDATE docs SET seen = seen + 1 WHERE id >= %(key)s",
-    *("INSERT INTO docs VALUES (%(key)s, %(text)s) ON CONFLICT (id) DO NOTHING",) * 2,
+    *("INSERT INTO docs VALUES (%(key)s, %(text)s) ON CONFLICT (id) DO NOTHING",),
     *(UPSERT,) * 4,
-    *("DELETE FROM docs WHERE id = %(key)s",) * 3,
+    *("DELETE FROM docs WHERE id = %(key)s",) * 5,
     "DELETE FROM docs WHERE id >= %(key)s",
     "UPDATE docs SET id = %(other)s WHERE id = %(key)s"
     " AND NOT EXISTS (SELECT FROM docs WHERE id = %(other)s)",
@@ -147,7 +147,7 @@ class History(RuleBasedStateMachine):
         session = self.session("application")
         isolation = chance.choice(ISOLATIONS)
         try:
-            if chance.random() < 0.3:
+            if chance.random() < 0.2:
                 self.change(session, chance)
                 return
             note(f"{name}: begin {isolation}")
@@ -246,7 +246,7 @@ class History(RuleBasedStateMachine):
     ) -> bool:
         """One statement on the hot document, mostly; False where it was in conflict."""
         chosen = statement or chance.choice(CHANGES)
-        key = self.hot if chance.random() < 0.8 else chance.choice(KEYS)
+        key = self.hot if chance.random() < 0.9 else chance.choice(KEYS)
         values = {"key": key, "other": chance.choice(KEYS), "text": chance.choice(TEXTS)}
         note(f"{name}: {chosen} {values}")
         try:
@@ -287,7 +287,7 @@ class History(RuleBasedStateMachine):
 @pytest.mark.slow
 class TestHistory(History.TestCase):  # type: ignore[misc, valid-type]
     settings = settings(
-        max_examples=int(os.environ.get("EMBVER_TEST_HISTORIES") or 20),
+        max_examples=int(os.environ.get("EMBVER_TEST_HISTORIES") or 60),
         stateful_step_count=STEPS,
         deadline=None,
         print_blob=True,
