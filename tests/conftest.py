@@ -7,6 +7,7 @@ Tests act as three ordinary roles: ``owner`` (owns the source, administers embve
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ GROUPS = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's `&` starts a run so, and every command that the tests interrupt inherits it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     servers.start_run()
 
 

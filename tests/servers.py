@@ -28,6 +28,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from uuid import uuid4
 
 import psycopg
+import tenacity
 from psycopg import sql
 
 from embver_pg import embedded
@@ -169,7 +170,7 @@ def create_database(target: Server, name: str, *, owner: str | None = None) -> s
     """
     with _admin(target) as connection:
         _create(connection, name, "template0", owner, "ENCODING 'UTF8'")
-    with psycopg.connect(target.url(name), autocommit=True) as connection:
+    with _connect(target.url(name)) as connection:
         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
     return target.url(name)
 
@@ -275,7 +276,17 @@ def _start_container() -> str:
 
 
 def _admin(target: Server) -> psycopg.Connection[Any]:
-    return psycopg.connect(target.admin_url, autocommit=True)
+    return _connect(target.admin_url)
+
+
+# Once in many thousands, a connection to a server that answered others never came about.
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type(psycopg.errors.ConnectionTimeout),
+    stop=tenacity.stop_after_attempt(3),
+    reraise=True,
+)
+def _connect(url: str) -> psycopg.Connection[Any]:
+    return psycopg.connect(url, autocommit=True, connect_timeout=20)
 
 
 def _lock(connection: psycopg.Connection[Any], what: str) -> None:

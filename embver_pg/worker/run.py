@@ -178,7 +178,8 @@ class Worker:
                 return False, False  # retired or dropped meanwhile
             passing = isinstance(error, TransientEncoderError | psycopg.OperationalError)
             delay = self._back_off(store, error)
-            if drain and (not passing or self._failures[store] > _FAILURES):
+            is_waiting = isinstance(error, psycopg.errors.LockNotAvailable)
+            if drain and not is_waiting and (not passing or self._failures[store] > _FAILURES):
                 raise
             log.log(
                 logging.WARNING if passing else logging.ERROR,

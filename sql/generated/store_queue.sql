@@ -34,7 +34,7 @@ COMMENT ON FUNCTION {{store}}.requeue_lease({{store}}.lease, int[], interval, in
 CREATE OR REPLACE FUNCTION {{store}}.claim(
     p_worker uuid, p_limit int, p_lease interval DEFAULT '5 min', p_bytes bigint DEFAULT 16777216
 ) RETURNS TABLE (lease bigint, item int, content text, content_hash bytea)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '5s'
 AS $fn$
 DECLARE
     v_lease {{store}}.lease;
@@ -260,7 +260,7 @@ RETURNS TABLE (
     ready bigint, waiting bigint, leased bigint, dead bigint, waived bigint,
     oldest_at timestamptz, next_due_at timestamptz
 )
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '5s'
 AS $fn$
 SELECT
     count(*) FILTER (WHERE j.job_due_at <= clock_timestamp()),

@@ -32,7 +32,8 @@ COMMENT ON FUNCTION {{store}}.lock_holders(text) IS
 
 CREATE OR REPLACE FUNCTION {{store}}.walk_step(p_limit int DEFAULT 1000)
 RETURNS TABLE (phase text, seen bigint, enqueued bigint, waiting_for text[])
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+-- Only a lock on the whole table is waited for: a TRUNCATE or an ALTER TABLE not yet committed.
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '5s'
 AS $fn$
 #variable_conflict use_column
 DECLARE

@@ -146,6 +146,32 @@ def test_waits_for_a_locked_document(
     assert_whole(owner)
 
 
+@pytest.mark.both_versions
+def test_waits_for_an_open_truncate(
+    installed: Installed, filling: Embver, owner: psycopg.Connection[Row]
+) -> None:
+    for function in ("claim", "complete", "queue_status", "walk_step"):
+        owner.execute(
+            f"ALTER FUNCTION embver_docs_v1.{function} SET lock_timeout = '20ms'".encode()
+        )
+    step = owner.execute("SELECT phase FROM embver_docs_v1.walk_step()").fetchone()
+    while step is not None and step["phase"] != "documents":
+        step = owner.execute("SELECT phase FROM embver_docs_v1.walk_step()").fetchone()
+    walk = owner.execute("SELECT * FROM embver_docs_v1.walk_status()").fetchall()
+    with installed.connect() as application, application.transaction():
+        application.execute("TRUNCATE docs")
+        application.execute("INSERT INTO docs VALUES (1, 'the only', 'one left')")
+        with running(installed) as drain:
+            rests = drain.worker._resting
+            until(lambda: len(rests) > 0, "it gives up the lock, and comes back")
+            # Nothing of a statement that gave up is left.
+            assert owner.execute("SELECT * FROM embver_docs_v1.walk_status()").fetchall() == walk
+            application.execute("COMMIT")
+            drain.ends()
+            application.execute("BEGIN")
+    assert_whole(owner)
+
+
 def test_waits_for_jobs_that_are_due_later(
     installed: Installed, filling: Embver, owner: psycopg.Connection[Row]
 ) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -24,7 +25,7 @@ from psycopg import sql
 from embver_pg import codec
 from embver_pg.client import Embver
 from embver_pg.db import Database, Row, open_connection
-from embver_pg.encoders import Encoder, load
+from embver_pg.encoders import load
 from tests import servers
 from tests.conftest import Installed, install
 
@@ -391,16 +392,15 @@ def call(session: Session, version: int, function: str, *arguments: Any) -> Row 
     return rows[0] if rows else None
 
 
-_LOADED: dict[int, Encoder] = {}
+_loaded = cache(load)
 
 
 def encode(version: int, texts: Sequence[str]) -> NDArray[np.float32]:
     """The vectors of a version, ``[n, d] float32``."""
-    if version not in _LOADED:
-        _LOADED[version] = load(ENCODERS[version])
+    encoder = _loaded(ENCODERS[version])
     if not texts:
-        return np.zeros((0, _LOADED[version].dimensions), dtype=np.float32)
-    return _LOADED[version].encode_documents(texts)
+        return np.zeros((0, encoder.dimensions), dtype=np.float32)
+    return encoder.encode_documents(texts)
 
 
 def new_stage(server: servers.Server | None = None) -> Stage:

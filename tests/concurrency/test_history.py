@@ -100,10 +100,12 @@ class History(RuleBasedStateMachine):
         self.hot = 1
         self.stage.owner.run(f"SET lock_timeout = '{PATIENCE}'")
         for version in (1, 2):
-            # One thread steps everybody: a completion must give up soon where it has to wait.
-            self.stage.owner.run(
-                f"ALTER FUNCTION embver_docs_v{version}.complete SET lock_timeout = '{PATIENCE}'"
-            )
+            # One thread steps everybody: a worker must give up soon where it has to wait.
+            for function in ("claim", "complete", "walk_step"):
+                self.stage.owner.run(
+                    f"ALTER FUNCTION embver_docs_v{version}.{function}"
+                    f" SET lock_timeout = '{PATIENCE}'"
+                )
 
     @initialize(filled=st.booleans())
     def start(self, filled: bool) -> None:

@@ -210,13 +210,13 @@ def test_many_workers_claim_at_once(stage: Stage) -> None:
     stage.drain_and_check()
 
 
-def test_two_index_builders(stage: Stage) -> None:
+def test_two_index_builders(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """One builds; the other leaves it alone, and both find it valid (7)."""
     with stage.embver() as embver:
         collection = embver.collection("docs")
         version = collection.add_version("hash:32")
         collection.start_rollout(version)
-        ENCODERS.setdefault(version, "hash:32")
+        monkeypatch.setitem(ENCODERS, version, "hash:32")
         stage.drain()
         target = embver.database.row(
             "SELECT * FROM embver_internal.writable_versions() WHERE version = %s", (version,)
