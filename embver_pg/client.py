@@ -122,6 +122,22 @@ class Embver:
         """All collections, as ``embver.collections`` shows them."""
         return self.database.rows("SELECT * FROM embver.collections ORDER BY name")
 
+    def set_throttle(self, policy: Mapping[str, Any], reason: str | None = None) -> None:
+        """When workers hold back the filling of stores; see ``embver.set_throttle``.
+
+        Args:
+            policy: Any of ``stop``, ``replica_lag``, ``wal_rate``, ``active_backends``,
+                ``query``; an empty one lifts the throttle.
+            reason: Kept in the events.
+        """
+        self.database.rows("SELECT embver.set_throttle(%s, %s)", (Jsonb(dict(policy)), reason))
+
+    def throttle(self) -> Row:
+        """The policy, and why workers would hold back now, as ``embver.throttle`` shows it."""
+        row = self.database.row("SELECT * FROM embver.throttle")
+        assert row is not None
+        return row
+
     def worker(self, **options: Any) -> Worker:
         """A worker on this database; see :class:`embver_pg.worker.Worker`."""
         return Worker(self.database, **options)

@@ -18,6 +18,7 @@ from embver_pg.cli import (
     routes,
     search,
     status,
+    throttle,
     versions,
     work,
 )
@@ -53,6 +54,7 @@ app.add_typer(golden.app, name="golden", rich_help_panel=_QUALITY)
 app.command(rich_help_panel=_QUALITY)(evaluate.evaluate)
 app.command(rich_help_panel=_OPERATION)(work.worker)
 app.command(rich_help_panel=_OPERATION)(status.status)
+app.add_typer(throttle.app, name="throttle", rich_help_panel=_OPERATION)
 app.command(rich_help_panel=_OPERATION)(repair.verify)
 app.command(rich_help_panel=_OPERATION)(repair.requeue)
 app.command(rich_help_panel=_OPERATION)(repair.waive)

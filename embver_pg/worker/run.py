@@ -21,6 +21,7 @@ from embver_pg.errors import CollectionNotFound, EmbverError, InvalidArgument, S
 from embver_pg.worker.finish import Finisher
 from embver_pg.worker.lease import Leases, Limits, WorkerReport, call
 from embver_pg.worker.model import Encoders
+from embver_pg.worker.throttle import Throttle
 
 log = logging.getLogger("embver_pg.worker")
 _SLOWEST = 60.0  # seconds of back-off, at most, where the provider names none
@@ -80,6 +81,7 @@ class Worker:
         self._short_since: dict[str, float] = {}
         self._stop = threading.Event()
         self._connected = True
+        self._throttle = Throttle(database, self.worker_id)
         self._finisher = Finisher(database, self.worker_id, self._stop, self._on_step)
         self._leases = Leases(
             database,
@@ -147,8 +149,13 @@ class Worker:
 
     def _round(self, drain: bool) -> tuple[bool, bool]:
         """One turn over every version: whether something was done, and whether more will be."""
-        busy = waiting = False
         targets = self._targets()
+        held_back = [target for target in targets if target["state"] == "filling"]
+        if held_back and self._throttle.reason() is not None:
+            targets = [target for target in targets if target not in held_back]
+        else:
+            held_back = []
+        busy, waiting = False, bool(held_back)
         # Several workers begin at different versions, and none starves the rest.
         offset = random.randrange(len(targets)) if targets else 0
         for target in targets[offset:] + targets[:offset]:

@@ -203,9 +203,16 @@ SELECT d.* FROM embver_internal.all_dead_letters() AS d;
 COMMENT ON VIEW embver.dead_letters IS 'Documents that failed for good, and waivers.';
 
 CREATE OR REPLACE VIEW embver.workers WITH (security_invoker) AS
-SELECT w.worker_id, w.host, w.pid, w.library, w.started_at, w.seen_at, w.documents
+SELECT w.worker_id, w.host, w.pid, w.library, w.started_at, w.seen_at, w.documents, w.throttled
 FROM embver_internal.worker AS w;
 COMMENT ON VIEW embver.workers IS 'Worker processes and when they were last heard of.';
+
+CREATE OR REPLACE VIEW embver.throttle WITH (security_invoker) AS
+SELECT t.policy, t.changed_at, t.changed_by, c.reason, c.inactive
+FROM embver_internal.throttle AS t, embver_internal.check_throttle() AS c;
+COMMENT ON VIEW embver.throttle IS
+'When workers hold back the filling, and whether they would now; inactive: what this role cannot'
+' watch. The rate of WAL needs two looks: workers compare, this view does not.';
 
 CREATE OR REPLACE VIEW embver.golden_sets WITH (security_invoker) AS
 SELECT c.name AS collection, s.name, s.set_version, s.queries, s.judgments, s.unknown_documents,

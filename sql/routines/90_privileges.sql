@@ -68,9 +68,10 @@ BEGIN
         'USAGE ON SCHEMA embver, embver_internal');
     PERFORM embver_internal.grant_to_role('embver_worker',
         'SELECT ON embver_internal.collection, embver_internal.version, embver_internal.rollout,'
-        ' embver_internal.route, embver_internal.alembic_version');
+        ' embver_internal.route, embver_internal.alembic_version, embver_internal.throttle');
     PERFORM embver_internal.grant_to_role('embver_worker',
         'EXECUTE ON FUNCTION embver_internal.writable_versions, embver_internal.store_name,'
+        ' embver_internal.check_throttle, embver_internal.worker_throttled,'
         ' embver_internal.register_worker, embver_internal.worker_seen,'
         ' embver_internal.forget_worker');
 

@@ -386,3 +386,28 @@ def test_two_collections_are_kept_apart(
         notes.start_rollout(1)
         installed.new_worker("owner", collection="notes").run(drain=True)
         assert (docs.version(1)["state"], notes.version(1)["state"]) == ("filling", "ready")
+
+
+def test_a_throttle_holds_back_the_filling_only(
+    installed: Installed, filling: Embver, owner: psycopg.Connection[Row]
+) -> None:
+    filling.drain()
+    collection = filling.collection("docs")
+    collection.promote()
+    collection.start_rollout(collection.add_version("hash:8"))
+    filling.set_throttle({"stop": "the nightly load"}, "a drill")
+    with running(installed) as drain:
+        reasons = "SELECT throttled FROM embver.workers"
+        until(
+            lambda: owner.execute(reasons).fetchall() == [{"throttled": "the nightly load"}],
+            "the worker says why",
+        )
+        owner.execute("UPDATE docs SET body = 'changed' WHERE id = 3")
+        until(lambda: drain.worker.report.written == 1, "what is searched is written all the same")
+        assert drain.is_running
+        assert collection.verify(1) == {"missing": 0, "stale": 0, "orphaned": 0}
+        assert collection.verify(2)["missing"] == DOCUMENTS
+        filling.set_throttle({})
+        drain.ends()
+    assert_whole(owner)
+    assert_whole(owner, 2, 8)

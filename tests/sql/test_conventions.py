@@ -22,6 +22,7 @@ SECURITY_DEFINER = {
     "embver_internal.grant_to_owner",
     "embver_internal.register_worker",
     "embver_internal.worker_seen",
+    "embver_internal.worker_throttled",
     "embver_docs.capture_delete",
     "embver_docs.capture_delete_by_name",
     "embver_docs.capture_insert",

@@ -39,6 +39,7 @@ TREE = {
         )
     ),
     *(f"route {verb}" for verb in ("show", "set")),
+    *(f"throttle {verb}" for verb in ("show", "set", "clear")),
     *(f"golden {verb}" for verb in ("import", "list", "check")),
 }
 
