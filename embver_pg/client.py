@@ -7,16 +7,17 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embver_pg import codec, schema, versions
 from embver_pg.db import DATABASE_URL, Database, Row, open_connection, resolve_url
 from embver_pg.encoders import Encoder, EncoderSpec, checked, load
-from embver_pg.errors import RouteChanged, SpaceChanged, VersionNotFound
+from embver_pg.errors import RouteChanged, SpaceChanged, UnsupportedSource, VersionNotFound
 from embver_pg.evaluation.golden_files import GoldenSet, read_golden_set
 from embver_pg.evaluation.run import Evaluation, Gate, evaluate_version, record_gate
 from embver_pg.worker import Worker, WorkerReport
@@ -103,10 +104,24 @@ class Embver:
             UnsupportedSource: The table cannot be captured.
             InvalidContent: The expression is refused.
         """
-        self.database.rows(
-            "SELECT embver.create_collection(%s, %s::regclass, %s, %s::text[])",
-            (name, source, content, list(key_columns) if key_columns is not None else None),
-        )
+        if isinstance(key_columns, str):
+            key_columns = [key_columns]
+        try:
+            self.database.rows(
+                "SELECT embver.create_collection(%s, %s::regclass, %s, %s::text[])",
+                (name, source, content, list(key_columns) if key_columns is not None else None),
+            )
+        except (
+            psycopg.errors.UndefinedTable,
+            psycopg.errors.InvalidSchemaName,
+            psycopg.errors.InvalidName,
+            psycopg.errors.SyntaxError,  # too many dots
+        ) as error:
+            raise UnsupportedSource(
+                f"There is no table {source!r}: {error.diag.message_primary}.",
+                detail={"source": source, "sqlstate": error.sqlstate},
+                hint="Name the table with its schema, quoted as in SQL, such as 'public.\"Docs\"'.",
+            ) from error
         return Collection(self, name)
 
     def collection(self, name: str) -> Collection:
@@ -182,8 +197,13 @@ class Collection:
         return row
 
     def refresh(self) -> None:
-        """Rebuild the generated objects after the source was altered."""
-        self._database.rows("SELECT embver.refresh_collection(%s)", (self.name,))
+        """Rebuild the generated objects after the source was altered.
+
+        A long reader of the views is waited for by turns, so that others are not held up.
+        """
+        schema.behind_readers(
+            lambda: self._database.rows("SELECT embver.refresh_collection(%s)", (self.name,))
+        )
 
     def drop(self) -> None:
         """Forget the collection; refused while it has stores."""
@@ -234,7 +254,8 @@ class Collection:
         index: Mapping[str, Any] | None,
         options: Mapping[str, Any],
     ) -> versions.VersionSpec:
-        loaded = load(encoder, **options) if isinstance(encoder, str | EncoderSpec) else encoder
+        is_encoder = hasattr(type(encoder), "encode_documents")
+        loaded = cast(Encoder, encoder) if is_encoder else load(cast(Any, encoder), **options)
         return versions.VersionSpec(
             encoder=loaded.spec,
             fingerprint=loaded.fingerprint,
@@ -271,9 +292,19 @@ class Collection:
         """Drop the store of a created or retired version."""
         versions.drop_version(self._database, self.name, version, timeout=timeout)
 
-    def retire_version(self, version: int) -> None:
-        """Stop the writes of a version that serves no more."""
-        self._database.rows("SELECT embver.retire_version(%s, %s)", (self.name, version))
+    def retire_version(
+        self, version: int, *, force: bool = False, reason: str | None = None
+    ) -> None:
+        """Stop the writes of a version that serves no more.
+
+        Args:
+            version: The version's number.
+            force: Retire the active version, the last one live: the searches end.
+            reason: Why; needed with ``force``.
+        """
+        self._database.rows(
+            "SELECT embver.retire_version(%s, %s, %s, %s)", (self.name, version, force, reason)
+        )
 
     def start_rollout(
         self,

@@ -53,6 +53,7 @@ def resolve_url(url: str | None = None) -> str:
     except psycopg.Error as error:
         raise InvalidArgument(
             f"The database URL is malformed: {str(error).strip()}",
+            detail={"reason": str(error).strip()},
             hint="Write postgresql://user:password@host:5432/database",
         ) from error
     return found
@@ -66,7 +67,7 @@ def translated() -> Iterator[None]:
     except EmbverError:
         raise
     except psycopg.errors.UndefinedTable as error:
-        if _CORE_TABLE.search(str(error)):
+        if _CORE_TABLE.search(error.diag.message_primary or ""):
             raise schema.missing() from error
         raise
     except psycopg.Error as error:
@@ -99,10 +100,16 @@ def open_connection(url: str) -> psycopg.Connection[Row]:
     except psycopg.OperationalError as error:
         raise InvalidArgument(
             f"The database cannot be reached: {str(error).strip()}",
+            detail={"reason": str(error).strip()},
             hint="Check --database-url or EMBVER_DATABASE_URL, and that the server runs.",
         ) from error
-    codec.register(connection)
+    _configure(connection)
     return connection
+
+
+def _configure(connection: psycopg.Connection[Row]) -> None:
+    codec.register(connection)
+    connection.add_notice_handler(schema.log_warning)
 
 
 class Database:
@@ -158,7 +165,7 @@ class Database:
             open=True,
             timeout=_WAIT,
             reconnect_timeout=_WAIT,
-            configure=codec.register,
+            configure=_configure,
             check=self._check,
             kwargs={"autocommit": True, "prepare_threshold": None, "row_factory": dict_row},
         )

@@ -8,20 +8,34 @@ upgrade, in one transaction, under one advisory lock.
 from __future__ import annotations
 
 import io
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+import tenacity
 from psycopg import sql
 from psycopg.rows import tuple_row
 
 from embver_pg import resources
 from embver_pg.errors import IncompatibleSchema, from_database
 
+log = logging.getLogger("embver_pg.database")
 CORE_SCHEMA = "embver_internal"
 _TEMPLATE_QUOTE = "$embver_template$"
+# Whose source is there: what was dropped with its source can only be dropped altogether.
+_COLLECTIONS = (
+    "SELECT c.name FROM embver_internal.collection AS c"
+    " WHERE EXISTS (SELECT FROM pg_class AS r WHERE r.oid = c.source) ORDER BY c.name"
+)
+_STORES = (
+    "SELECT c.name, v.version FROM embver_internal.version AS v"
+    " JOIN embver_internal.collection AS c ON c.collection_id = v.collection_id"
+    " WHERE v.state <> 'dropped' AND EXISTS (SELECT FROM pg_class AS r WHERE r.oid = c.source)"
+    " ORDER BY c.name, v.version"
+)
 # Alembic keeps its context in module globals. Taken after the advisory lock, never before.
 _ALEMBIC = threading.RLock()
 
@@ -35,6 +49,10 @@ def init(url: str) -> None:
     Raises:
         IncompatibleSchema: No pgvector, or a server, an extension or a schema we cannot use.
     """
+    behind_readers(lambda: _init(url))
+
+
+def _init(url: str) -> None:
     with _transaction(url) as connection:
         run_sql(connection, resources.read_sql("preflight.sql"))
         raw = driver(connection)
@@ -45,13 +63,36 @@ def init(url: str) -> None:
         raw.execute(
             "SELECT collection_id FROM embver_internal.collection ORDER BY 1 FOR NO KEY UPDATE"
         )
-        for collection, version in raw.execute(
-            "SELECT collection, version FROM embver.versions WHERE state <> 'dropped'"
-            " ORDER BY collection, version"
-        ).fetchall():
+        for collection, version in raw.execute(_STORES).fetchall():
             migrate_store(connection, collection, version)
-        for (name,) in raw.execute("SELECT name FROM embver.collections ORDER BY name").fetchall():
+        for (name,) in raw.execute(_COLLECTIONS).fetchall():
             raw.execute("SELECT embver.refresh_collection(%s)", (name,))
+
+
+def behind_readers(change: Callable[[], object]) -> None:
+    """Make a change that needs the lock of a view, with bounded, jittered tries.
+
+    Between two tries those who queue behind it get their turn.
+    """
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_behind),
+        wait=tenacity.wait_random_exponential(multiplier=0.2, max=3),
+        stop=tenacity.stop_after_attempt(10),
+        reraise=True,
+    )
+    retrying(change)
+
+
+def _is_behind(error: BaseException) -> bool:
+    found = getattr(error, "orig", error)  # SQLAlchemy wraps what the driver raised
+    return isinstance(found, psycopg.errors.LockNotAvailable | psycopg.errors.DeadlockDetected)
+
+
+def log_warning(diagnostic: psycopg.errors.Diagnostic) -> None:
+    """Pass a WARNING of the server on to the log, with its hint."""
+    if diagnostic.severity_nonlocalized == "WARNING":
+        hint = f" ({diagnostic.message_hint})" if diagnostic.message_hint else ""
+        log.warning("%s%s", diagnostic.message_primary, hint)
 
 
 def script() -> str:
@@ -75,12 +116,9 @@ def upgrade_script(url: str) -> str:
             raise missing()
         _refuse_newer(found)
         _alembic(None, "core", output=buffer, start=found)
-        for collection, version in raw.execute(
-            "SELECT collection, version FROM embver.versions WHERE state <> 'dropped'"
-            " ORDER BY collection, version"
-        ).fetchall():
+        for collection, version in raw.execute(_STORES).fetchall():
             migrate_store(connection, collection, version, output=buffer)
-        for (name,) in raw.execute("SELECT name FROM embver.collections ORDER BY name").fetchall():
+        for (name,) in raw.execute(_COLLECTIONS).fetchall():
             refresh = sql.SQL("SELECT embver.refresh_collection({});\n").format(sql.Literal(name))
             buffer.write(refresh.as_string(raw))
     return buffer.getvalue()
@@ -336,6 +374,12 @@ def _refuse_newer(found: str) -> None:
         )
 
 
+def _connect(url: str) -> psycopg.Connection[Any]:
+    connection = psycopg.connect(url, prepare_threshold=None)
+    connection.add_notice_handler(log_warning)
+    return connection
+
+
 @contextmanager
 def _transaction(url: str) -> Iterator[Any]:
     from sqlalchemy import create_engine
@@ -343,7 +387,7 @@ def _transaction(url: str) -> Iterator[Any]:
 
     engine = create_engine(
         "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(url, prepare_threshold=None),
+        creator=lambda: _connect(url),
         poolclass=NullPool,
     )
     try:

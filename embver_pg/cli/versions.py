@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from embver_pg.cli.params import Name, PrintSql, Version, pairs
+from embver_pg.cli.params import Name, PrintSql, Reason, Version, pairs
 from embver_pg.cli.render import table
 from embver_pg.cli.session import session
 
@@ -104,10 +104,24 @@ def show(ctx: typer.Context, name: Name, version: Version) -> None:
 
 
 @app.command()
-def retire(ctx: typer.Context, name: Name, version: Version) -> None:
+def retire(
+    ctx: typer.Context,
+    name: Name,
+    version: Version,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also the active one, the last: its searches end.")
+    ] = False,
+    reason: Reason = None,
+    sql: PrintSql = False,
+) -> None:
     """Stop the writes of a version that serves no more; a rollback to it ends with this."""
     run = session(ctx)
-    run.collection(name).retire_version(version)
+    collection = run.collection(name)
+    if sql:
+        arguments = (name, version, force, reason)
+        run.output.script(_call("embver.retire_version", *arguments), "sql")
+        return
+    collection.retire_version(version, force=force, reason=reason)
     run.output.emit({"collection": name, "retired": version}, f"Version {version} is retired.")
     run.output.note(f"next: embver version drop {name} {version}")
 
@@ -120,11 +134,27 @@ def drop(
     timeout: Annotated[
         float, typer.Option(min=0, help="Seconds to wait for older transactions.")
     ] = 60.0,
+    sql: PrintSql = False,
 ) -> None:
-    """Drop the store of a created or retired version."""
+    """Drop the store of a created or retired version.
+
+    --sql prints the statement; run it when no transaction that wrote the source before the
+    retirement is open any more.
+    """
     run = session(ctx)
+    if sql:
+        run.collection(name).version(version)
+        run.output.script(_call("embver_internal.drop_store", name, version), "sql")
+        return
     run.collection(name).drop_version(version, timeout=timeout)
     run.output.emit({"collection": name, "dropped": version}, f"Version {version} is dropped.")
+
+
+def _call(function: str, *arguments: object) -> str:
+    from psycopg import sql
+
+    literals = sql.SQL(", ").join(sql.Literal(value) for value in arguments)
+    return sql.SQL("SELECT {}({});\n").format(sql.SQL(function), literals).as_string(None)
 
 
 def encoder_name(spec: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 CREATE OR REPLACE FUNCTION {{schema}}.capture_insert{{suffix}}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $fn$
+#variable_conflict use_column
 DECLARE
     embver_count bigint;
 BEGIN
@@ -18,6 +19,7 @@ COMMENT ON FUNCTION {{schema}}.capture_insert{{suffix}}() IS 'Enqueues inserted 
 CREATE OR REPLACE FUNCTION {{schema}}.capture_update{{suffix}}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $fn$
+#variable_conflict use_column
 DECLARE
     embver_key record;
     embver_is_gone boolean;
@@ -89,6 +91,7 @@ CREATE OR REPLACE FUNCTION {{schema}}.capture_delete{{suffix}}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
 AS $fn$
+#variable_conflict use_column
 DECLARE
     embver_tombstone boolean := current_setting('transaction_isolation') <> 'read committed';
     embver_count bigint;

@@ -45,14 +45,20 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM embver_internal.fail('VM001', format('there is no collection %L', p_name),
             jsonb_build_object('collection', p_name, 'collections',
-                (SELECT coalesce(jsonb_agg(c.name ORDER BY c.name), '[]')
-                 FROM embver_internal.collection AS c)),
+                (SELECT coalesce(jsonb_agg(c.name ORDER BY c.name), '[]') FROM (
+                    SELECT x.name FROM embver_internal.collection AS x
+                    ORDER BY x.name LIMIT 20) AS c)),
             'embver collection list');
+    ELSIF NOT EXISTS (SELECT FROM pg_class AS r WHERE r.oid = v_collection.source) THEN
+        PERFORM embver_internal.fail('VM004', format('the source of %L was dropped', p_name),
+            jsonb_build_object('collection', p_name, 'reason', 'source gone'),
+            format('embver collection drop %s', p_name));
     END IF;
     RETURN v_collection;
 END
 $fn$;
-COMMENT ON FUNCTION embver_internal.find_collection(text) IS 'The collection, or VM001.';
+COMMENT ON FUNCTION embver_internal.find_collection(text) IS
+'The collection, or VM001; VM004 where its source was dropped.';
 
 CREATE OR REPLACE FUNCTION embver_internal.find_version(p_collection_id int, p_version int)
 RETURNS embver_internal.version
@@ -86,6 +92,12 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT
 RETURN 'embver_' || p_collection || '_v' || p_version;
 COMMENT ON FUNCTION embver_internal.store_name(text, int) IS 'Schema of a version''s store.';
 
+CREATE OR REPLACE FUNCTION embver_internal.quote_name(p_name text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT
+RETURN '"' || replace(p_name, '"', '""') || '"';
+COMMENT ON FUNCTION embver_internal.quote_name(text) IS
+'A name in quotes, always: quote_ident leaves words alone that PL/pgSQL reserves (loop, by, if).';
+
 CREATE OR REPLACE FUNCTION embver_internal.render(p_template text, p_variables jsonb) RETURNS text
 LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT
 AS $fn$
@@ -110,11 +122,12 @@ BEGIN
             WHEN v_alias = '' THEN p_variables ->> v_name
             -- {{keys:e}}: e.id, e.region
             WHEN v_name = 'keys' THEN (
-                SELECT string_agg(format('%s.%I', v_alias, k), ', ' ORDER BY i)
+                SELECT string_agg(v_alias || '.' || embver_internal.quote_name(k), ', ' ORDER BY i)
                 FROM unnest(v_keys) WITH ORDINALITY AS u (k, i))
             -- {{keys_descending:l}}: l.id DESC, l.region DESC
             WHEN v_name = 'keys_descending' THEN (
-                SELECT string_agg(format('%s.%I DESC', v_alias, k), ', ' ORDER BY i)
+                SELECT string_agg(format('%s.%s DESC', v_alias, embver_internal.quote_name(k)),
+                    ', ' ORDER BY i)
                 FROM unnest(v_keys) WITH ORDINALITY AS u (k, i))
             -- {{keys_as_text:d}}: d.id::text, d.region::text
             WHEN v_name = 'keys_as_text' THEN (
@@ -122,18 +135,20 @@ BEGIN
                 FROM unnest(v_keys) WITH ORDINALITY AS u (k, i))
             -- {{match:a,b}}: a.id = b.id AND a.region = b.region
             WHEN v_name = 'match' THEN (
-                SELECT string_agg(format('%s.%I = %s.%I', split_part(v_alias, ',', 1), k,
-                                         split_part(v_alias, ',', 2), k), ' AND ' ORDER BY i)
+                SELECT string_agg(format('%1$s.%3$s = %2$s.%3$s', split_part(v_alias, ',', 1),
+                                         split_part(v_alias, ',', 2),
+                                         embver_internal.quote_name(k)), ' AND ' ORDER BY i)
                 FROM unnest(v_keys) WITH ORDINALITY AS u (k, i))
             -- {{source_match:e}}: the key of the source row embver_row is that of e
             WHEN v_name = 'source_match' THEN (
-                SELECT string_agg(format('%s.key_%s(embver_row) %s = %s.%I', v_accessors, i,
-                                         v_collations[i], v_alias, k), ' AND ' ORDER BY i)
+                SELECT string_agg(format('%s.key_%s(embver_row) %s = %s.%s', v_accessors, i,
+                                         v_collations[i], v_alias, embver_internal.quote_name(k)),
+                    ' AND ' ORDER BY i)
                 FROM unnest(v_keys) WITH ORDINALITY AS u (k, i))
             -- {{row_keys:r}}: the accessors of a whole row, named as the key columns
             WHEN v_name = 'row_keys' THEN (
-                SELECT string_agg(format('%s.key_%s(%s) %s AS %I',
-                                         v_accessors, i, v_alias, v_collations[i], k), ', '
+                SELECT string_agg(format('%s.key_%s(%s) %s AS %s', v_accessors, i, v_alias,
+                                         v_collations[i], embver_internal.quote_name(k)), ', '
                                   ORDER BY i)
                 FROM unnest(v_keys) WITH ORDINALITY AS u (k, i))
         END;
@@ -179,22 +194,23 @@ WITH c AS (
 ),
 
 k AS (
-    SELECT c.name, k.*
+    SELECT c.name, embver_internal.quote_name(k.column_name) AS column_name, k.type,
+        k.collate_clause, k.i
     FROM c, unnest(c.key_columns, c.key_types, c.key_collations) WITH ORDINALITY
         AS k (column_name, type, collate_clause, i)
 ),
 
 fragments AS (
     SELECT
-        string_agg(format('%I', k.column_name), ', ' ORDER BY k.i) AS keys,
-        string_agg(format('%I %s %s NOT NULL', k.column_name, k.type, k.collate_clause),
+        string_agg(k.column_name, ', ' ORDER BY k.i) AS keys,
+        string_agg(format('%s %s %s NOT NULL', k.column_name, k.type, k.collate_clause),
             E',\n    ' ORDER BY k.i) AS definitions,
-        string_agg(format('%I %s %s', k.column_name, k.type, k.collate_clause),
+        string_agg(format('%s %s %s', k.column_name, k.type, k.collate_clause),
             E',\n    ' ORDER BY k.i) AS nullable_definitions,
-        string_agg(format('%I %s[] %s NOT NULL', k.column_name, k.type, k.collate_clause),
+        string_agg(format('%s %s[] %s NOT NULL', k.column_name, k.type, k.collate_clause),
             E',\n    ' ORDER BY k.i) AS array_definitions,
-        string_agg(format('%I %s', k.column_name, k.type), ', ' ORDER BY k.i) AS attributes,
-        string_agg(format('array_agg(x.%I ORDER BY x.ordinal)', k.column_name), ', ' ORDER BY k.i)
+        string_agg(format('%s %s', k.column_name, k.type), ', ' ORDER BY k.i) AS attributes,
+        string_agg(format('array_agg(x.%s ORDER BY x.ordinal)', k.column_name), ', ' ORDER BY k.i)
             AS aggregates
     FROM k
 ),
@@ -297,8 +313,10 @@ BEGIN
         ' embver_internal.store_name, embver_internal.capture_relations, embver_internal.fail,'
         -- The store line renders its tables as the owner.
         ' embver_internal.render_store_schema, embver_internal.render, embver_internal.variables,'
+        ' embver_internal.quote_name,'
         ' embver_internal.check_fragments,'
         ' embver_internal.key_as_text, embver_internal.choose_query, embver_internal.refuse_query,'
+        ' embver_internal.refuse_foreign_query,'
         ' embver_internal.filter_condition, embver_internal.refuse_filter,'
         ' embver_internal.check_mode, embver_internal.check_dimensions,'
         ' embver_internal.check_search_arguments, embver.route, embver.query,'

@@ -73,6 +73,31 @@ $fn$;
 COMMENT ON FUNCTION embver_internal.check_column_names(regclass) IS
 'Refuses with VM004 columns named like those of the generated objects.';
 
+CREATE OR REPLACE FUNCTION embver_internal.check_unique(p_source regclass, p_columns text[])
+RETURNS void
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $fn$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM pg_index AS x
+        WHERE x.indrelid = p_source AND x.indisunique AND x.indisvalid
+            AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indimmediate
+            AND (SELECT array_agg(a.attname::text ORDER BY a.attname)
+                 FROM unnest((x.indkey::int[])[0:x.indnkeyatts - 1]) AS k (attnum)
+                 INNER JOIN pg_attribute AS a
+                     ON a.attrelid = x.indrelid AND a.attnum = k.attnum)
+                = (SELECT array_agg(c ORDER BY c) FROM unnest(p_columns) AS u (c))
+    ) THEN
+        PERFORM embver_internal.refuse_source(p_source,
+            format('no unique index covers exactly the key (%s)', array_to_string(p_columns, ', ')),
+            'create one that is not partial and not deferrable',
+            jsonb_build_object('key_columns', p_columns));
+    END IF;
+END
+$fn$;
+COMMENT ON FUNCTION embver_internal.check_unique(regclass, text[]) IS
+'VM004 where no unique index covers exactly these columns.';
+
 CREATE OR REPLACE FUNCTION embver_internal.source_keys(p_source regclass, p_columns text[])
 RETURNS TABLE (column_name text, type text, collate_clause text)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
@@ -130,6 +155,11 @@ BEGIN
             v_attribute.atttypmod := v_type.typtypmod;
             SELECT t.* INTO v_type FROM pg_type AS t WHERE t.oid = v_type.typbasetype;
         END LOOP;
+        IF v_type.typtype = 'c' OR v_type.typcategory = 'A' THEN
+            PERFORM embver_internal.refuse_source(p_source,
+                format('its key column %I is an array or a row', v_column),
+                'name key_columns of a scalar type', jsonb_build_object('column', v_column));
+        END IF;
         column_name := v_column;
         type := format_type(v_type.oid, v_attribute.atttypmod);
         collate_clause := coalesce((
@@ -140,21 +170,7 @@ BEGIN
                 AND v_attribute.attcollation <> v_type.typcollation), '');
         RETURN NEXT;
     END LOOP;
-    IF NOT EXISTS (
-        SELECT FROM pg_index AS x
-        WHERE x.indrelid = p_source AND x.indisunique AND x.indisvalid
-            AND x.indpred IS NULL AND x.indexprs IS NULL AND x.indimmediate
-            AND (SELECT array_agg(a.attname::text ORDER BY a.attname)
-                 FROM unnest((x.indkey::int[])[0:x.indnkeyatts - 1]) AS k (attnum)
-                 INNER JOIN pg_attribute AS a
-                     ON a.attrelid = x.indrelid AND a.attnum = k.attnum)
-                = (SELECT array_agg(c ORDER BY c) FROM unnest(v_columns) AS u (c))
-    ) THEN
-        PERFORM embver_internal.refuse_source(p_source,
-            format('no unique index covers exactly the key (%s)', array_to_string(v_columns, ', ')),
-            'create one that is not partial and not deferrable',
-            jsonb_build_object('key_columns', v_columns));
-    END IF;
+    PERFORM embver_internal.check_unique(p_source, v_columns);
 END
 $fn$;
 COMMENT ON FUNCTION embver_internal.source_keys(regclass, text[]) IS
@@ -267,6 +283,31 @@ ORDER BY l.relation;
 $fn$;
 COMMENT ON FUNCTION embver_internal.capture_relations(regclass) IS
 'The source and every partition, and whether its columns stand in the source''s order.';
+
+CREATE OR REPLACE FUNCTION embver_internal.lock_schema() RETURNS void
+LANGUAGE sql VOLATILE SET search_path FROM CURRENT
+AS $fn$
+SELECT pg_advisory_xact_lock(hashtextextended('embver-pg schema', 0));
+$fn$;
+COMMENT ON FUNCTION embver_internal.lock_schema() IS
+'The lock of preflight.sql: GRANTs and DDL on shared objects, one transaction at a time. Taken'
+' before any lock on a collection.';
+
+CREATE OR REPLACE FUNCTION embver_internal.check_may_create(p_what text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $fn$
+BEGIN
+    IF NOT has_database_privilege(current_database(), 'CREATE') THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('%s is a schema of its own, and %I may not create one', p_what,
+                current_user),
+            DETAIL = jsonb_build_object('database', current_database(), 'role', current_user)::text,
+            HINT = format('GRANT CREATE ON DATABASE %I TO %I', current_database(), current_user);
+    END IF;
+END
+$fn$;
+COMMENT ON FUNCTION embver_internal.check_may_create(text) IS
+'Says what to grant where the caller may not create a schema.';
 
 CREATE OR REPLACE FUNCTION embver_internal.install_triggers(p_collection_id int) RETURNS int
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT
@@ -400,6 +441,40 @@ RETURN coalesce((
 COMMENT ON FUNCTION embver_internal.view_element_type(int) IS
 'The element type of the views current and versions: that of the collection''s first version.';
 
+CREATE OR REPLACE FUNCTION embver_internal.views_have_changed(
+    p_collection embver_internal.collection, p_element_type text
+) RETURNS boolean
+LANGUAGE sql STABLE SET search_path FROM CURRENT
+AS $fn$
+WITH view_column AS (
+    SELECT c.relname, a.attname, row_number() OVER (PARTITION BY c.relname ORDER BY a.attnum) AS i,
+        t.typname, a.atttypid, a.atttypmod, a.attcollation
+    FROM pg_class AS c
+    INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    INNER JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
+    INNER JOIN pg_type AS t ON t.oid = a.atttypid
+    WHERE n.nspname = 'embver_' || p_collection.name AND c.relname IN ('current', 'versions')
+),
+
+source_column AS (
+    SELECT a.attname, 2 + row_number() OVER (ORDER BY a.attnum) AS i, a.atttypid, a.atttypmod,
+        a.attcollation
+    FROM pg_attribute AS a
+    WHERE a.attrelid = p_collection.source AND a.attnum > 0 AND NOT a.attisdropped
+)
+
+SELECT count(DISTINCT v.relname) <> 2 OR bool_or(CASE v.i
+    WHEN 1 THEN v.typname <> p_element_type
+    WHEN 2 THEN false
+    ELSE (v.attname, v.atttypid, v.atttypmod, v.attcollation)
+        IS DISTINCT FROM (s.attname, s.atttypid, s.atttypmod, s.attcollation) END)
+FROM view_column AS v
+LEFT JOIN source_column AS s ON s.i = v.i;
+$fn$;
+COMMENT ON FUNCTION embver_internal.views_have_changed(embver_internal.collection, text) IS
+'Whether the views current and versions must be made anew: one is missing, or a column of theirs is'
+' not the source''s any more.';
+
 CREATE OR REPLACE FUNCTION embver_internal.generate_views(p_collection_id int) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT
 AS $fn$
@@ -423,18 +498,12 @@ BEGIN
         SELECT embver_internal.variables(p_collection_id, v.version) AS variables) AS b
     WHERE v.collection_id = p_collection_id AND v.state IN ('ready', 'active', 'fallback')
         AND v.element_type = embver_internal.view_element_type(p_collection_id);
-    -- REPLACE cannot change a column's type: the views of a collection without a version say
-    -- vector, and its first version may be halfvec.
-    v_retyped := EXISTS (
-        SELECT FROM pg_attribute AS a
-        INNER JOIN pg_class AS c ON c.oid = a.attrelid
-        INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace
-        INNER JOIN pg_type AS t ON t.oid = a.atttypid
-        WHERE n.nspname = 'embver_' || v_collection.name AND c.relname = 'current'
-            AND a.attname = 'embedding' AND t.typname <> v_variables ->> 'element_type');
+    -- REPLACE can add columns at the end, and nothing else: the source was altered, or the first
+    -- version is halfvec, where the views of a collection without one say vector.
+    v_retyped := embver_internal.views_have_changed(v_collection, v_variables ->> 'element_type');
     IF v_retyped THEN
         PERFORM embver_internal.execute_as(embver_internal.source_owner(v_collection.source),
-            format('DROP VIEW %1$I.current, %1$I.versions', 'embver_' || v_collection.name));
+            format('DROP VIEW IF EXISTS %1$I.current, %1$I.versions', 'embver_' || v_collection.name));
     END IF;
     PERFORM embver_internal.execute_as(embver_internal.source_owner(v_collection.source),
         embver_internal.render_template('views', v_variables));
@@ -479,11 +548,13 @@ BEGIN
         PERFORM embver_internal.fail('VM003', format('schema %I exists already', 'embver_' || name),
             jsonb_build_object('schema', 'embver_' || name), 'choose another name');
     END IF;
+    PERFORM embver_internal.check_may_create('a collection');
     PERFORM embver_internal.check_source(source);
     SELECT array_agg(k.column_name) AS columns, array_agg(k.type) AS types,
         array_agg(k.collate_clause) AS collations
     INTO v_keys FROM embver_internal.source_keys(source, create_collection.key_columns) AS k;
     v_parsed := embver_internal.parse_content(source, content);
+    PERFORM embver_internal.lock_schema();
     INSERT INTO embver_internal.collection AS c
         (name, source, key_columns, key_types, key_collations, content, content_columns)
     VALUES (create_collection.name, create_collection.source, v_keys.columns, v_keys.types,
@@ -497,7 +568,8 @@ BEGIN
         || jsonb_build_object('expression', v_parsed.expression);
     SELECT v_variables || jsonb_build_object('key_accessors', string_agg(
         embver_internal.render_template('key_accessor', v_variables || jsonb_build_object(
-            'ordinal', k.i::text, 'type', k.type, 'column', quote_ident(k.column_name))),
+            'ordinal', k.i::text, 'type', k.type,
+            'column', embver_internal.quote_name(k.column_name))),
         '' ORDER BY k.i))
     INTO v_variables
     FROM unnest(v_keys.columns, v_keys.types) WITH ORDINALITY AS k (column_name, type, i);
@@ -516,35 +588,76 @@ COMMENT ON FUNCTION embver.create_collection(text, regclass, text, text[]) IS
 'Registers a source table: content is an SQL expression over its columns, key_columns default to'
 ' the primary key. Installs the capture triggers, which stay idle until a rollout starts.';
 
-CREATE OR REPLACE FUNCTION embver.refresh_collection(name text) RETURNS void
+CREATE OR REPLACE FUNCTION embver_internal.follow_owner(p_collection_id int) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT
+AS $fn$
+DECLARE
+    v_collection embver_internal.collection;
+    v_owner name;
+    v_statement text;
+BEGIN
+    SELECT c.* INTO v_collection FROM embver_internal.collection AS c
+    WHERE c.collection_id = p_collection_id;
+    v_owner := embver_internal.source_owner(v_collection.source);
+    FOR v_statement IN
+        WITH ours AS (
+            SELECT n.oid, n.nspname, n.nspowner FROM pg_namespace AS n
+            WHERE n.nspname = 'embver_' || v_collection.name OR n.nspname IN (
+                SELECT embver_internal.store_name(v_collection.name, v.version)
+                FROM embver_internal.version AS v
+                WHERE v.collection_id = p_collection_id AND v.state <> 'dropped')
+        )
+
+        SELECT format('ALTER SCHEMA %I OWNER TO %I', o.nspname, v_owner)
+        FROM ours AS o WHERE pg_get_userbyid(o.nspowner) <> v_owner
+        UNION ALL
+        SELECT format('ALTER %s %I.%I OWNER TO %I', CASE r.relkind WHEN 'v' THEN 'VIEW'
+                WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END, o.nspname, r.relname, v_owner)
+        FROM pg_class AS r INNER JOIN ours AS o ON o.oid = r.relnamespace
+        WHERE r.relkind IN ('r', 'v', 'c') AND pg_get_userbyid(r.relowner) <> v_owner
+        UNION ALL
+        SELECT format('ALTER FUNCTION %s OWNER TO %I', p.oid::regprocedure, v_owner)
+        FROM pg_proc AS p INNER JOIN ours AS o ON o.oid = p.pronamespace
+        WHERE pg_get_userbyid(p.proowner) <> v_owner
+    LOOP
+        EXECUTE v_statement;
+    END LOOP;
+END
+$fn$;
+COMMENT ON FUNCTION embver_internal.follow_owner(int) IS
+'Gives what is generated for a collection to the owner of its source, who may have changed.';
+
+CREATE OR REPLACE FUNCTION embver.refresh_collection(name text) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET lock_timeout = '2s'
 AS $fn$
 DECLARE
     v_collection embver_internal.collection := embver_internal.find_collection(name);
     v_id int := v_collection.collection_id;
-    v_owner name := embver_internal.source_owner(v_collection.source);
     v_version int;
     v_attached int;
     v_detached int := 0;
     v_trigger record;
 BEGIN
+    PERFORM embver_internal.lock_schema();
     -- What is rendered here must not undo a rollout that starts meanwhile.
     PERFORM FROM embver_internal.collection AS c
     WHERE c.collection_id = v_id FOR NO KEY UPDATE;
     PERFORM embver_internal.check_source(v_collection.source);
-    PERFORM embver_internal.grant_to_owner(v_owner);
-    FOR v_version IN
-        SELECT v.version FROM embver_internal.version AS v
-        WHERE v.collection_id = v_id AND v.state <> 'dropped'
-    LOOP
-        PERFORM embver_internal.attach_store(v_id, v_version);
-    END LOOP;
-    PERFORM embver_internal.execute_as(v_owner,
-        embver_internal.render('DROP VIEW IF EXISTS {{schema}}.current, {{schema}}.versions',
-            embver_internal.variables(v_id)));
+    -- By the accessors, which follow a renamed column.
+    PERFORM embver_internal.check_unique(v_collection.source, (
+        SELECT array_agg(a.attname::text) FROM pg_proc AS p
+        INNER JOIN pg_namespace AS n ON n.oid = p.pronamespace
+        INNER JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+        INNER JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        WHERE n.nspname = 'embver_' || v_collection.name AND p.proname ~ '^key_[0-9]+$'
+            AND d.refclassid = 'pg_class'::regclass AND d.refobjid = v_collection.source
+            AND a.attnum > 0));
+    PERFORM embver_internal.grant_to_owner(embver_internal.source_owner(v_collection.source));
+    PERFORM embver_internal.follow_owner(v_id);
     PERFORM embver_internal.generate_capture(v_id);
     PERFORM embver_internal.generate_search(v_id);
-    PERFORM embver_internal.generate_views(v_id);
+    -- Locks in the order in which applications take them: a write the source's, then a store's;
+    -- a search a view's, then a store's.
     FOR v_trigger IN
         SELECT t.tgname, t.tgrelid::regclass AS relation
         FROM pg_trigger AS t
@@ -560,6 +673,13 @@ BEGIN
         v_detached := v_detached + 1;
     END LOOP;
     v_attached := embver_internal.install_triggers(v_id);
+    PERFORM embver_internal.generate_views(v_id);
+    FOR v_version IN
+        SELECT v.version FROM embver_internal.version AS v
+        WHERE v.collection_id = v_id AND v.state <> 'dropped' ORDER BY v.version
+    LOOP
+        PERFORM embver_internal.attach_store(v_id, v_version);
+    END LOOP;
     PERFORM embver_internal.grant_collection(v_id);
     IF v_attached + v_detached > 0 OR EXISTS (SELECT FROM pg_class AS r
             WHERE r.oid = v_collection.source AND r.relkind = 'p') THEN
@@ -572,28 +692,42 @@ BEGIN
 END
 $fn$;
 COMMENT ON FUNCTION embver.refresh_collection(text) IS
-'Rebuilds the generated objects after the source was altered or got a partition.';
+'Rebuilds the generated objects after the source was altered, got a partition or another owner.'
+' Fails with lock_not_available behind a long reader of the views: call again.';
 
 CREATE OR REPLACE FUNCTION embver.drop_collection(name text) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT
 AS $fn$
 DECLARE
-    v_collection embver_internal.collection := embver_internal.find_collection(name);
-    v_owner name := embver_internal.source_owner(v_collection.source);
+    v_collection embver_internal.collection;
+    v_is_gone boolean;
+    v_owner name;
     v_stores int[];
     v_statement text;
 BEGIN
-    PERFORM FROM embver_internal.collection AS c
-    WHERE c.collection_id = v_collection.collection_id FOR UPDATE;
-    PERFORM embver_internal.find_collection(name);
+    SELECT c.* INTO v_collection FROM embver_internal.collection AS c
+    WHERE c.name = drop_collection.name FOR UPDATE;
+    v_is_gone := FOUND AND NOT EXISTS (
+        SELECT FROM pg_class AS r WHERE r.oid = v_collection.source);
+    IF NOT v_is_gone THEN
+        v_collection := embver_internal.find_collection(name);
+    END IF;
     SELECT array_agg(v.version ORDER BY v.version) INTO v_stores
     FROM embver_internal.version AS v
     WHERE v.collection_id = v_collection.collection_id AND v.state <> 'dropped';
-    IF v_stores IS NOT NULL THEN
+    IF v_stores IS NOT NULL AND NOT v_is_gone THEN
         PERFORM embver_internal.fail('VM010', format('collection %L still has stores', name),
             jsonb_build_object('collection', name, 'versions', v_stores),
-            format('embver version drop %s %s', name, v_stores[1]));
+            (SELECT CASE WHEN v.state IN ('created', 'retired')
+                THEN format('embver version drop %s %s', name, v.version)
+                ELSE format('embver version retire %1$s %2$s%3$s, then embver version drop %1$s'
+                    ' %2$s', name, v.version,
+                    CASE v.state WHEN 'active' THEN ' --force --reason …' ELSE '' END) END
+             FROM embver_internal.version AS v
+             WHERE v.collection_id = v_collection.collection_id AND v.version = v_stores[1]));
     END IF;
+    SELECT pg_get_userbyid(n.nspowner) INTO v_owner FROM pg_namespace AS n
+    WHERE n.nspname = 'embver_' || v_collection.name;
     FOR v_statement IN
         SELECT format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass)
         FROM embver_internal.capture_relations(v_collection.source) AS r
@@ -602,14 +736,25 @@ BEGIN
         INNER JOIN pg_namespace AS n ON n.oid = p.pronamespace
         WHERE n.nspname = 'embver_' || v_collection.name
     LOOP
+        PERFORM embver_internal.execute_as(
+            embver_internal.source_owner(v_collection.source), v_statement);
+    END LOOP;
+    -- Without its source a store is of no use to anybody.
+    FOR v_statement IN
+        SELECT format('DROP SCHEMA IF EXISTS %I CASCADE',
+            embver_internal.store_name(v_collection.name, u.version))
+        FROM unnest(v_stores) AS u (version)
+        UNION ALL
+        SELECT format('DROP SCHEMA IF EXISTS %I CASCADE', 'embver_' || v_collection.name)
+    LOOP
         PERFORM embver_internal.execute_as(v_owner, v_statement);
     END LOOP;
-    PERFORM embver_internal.execute_as(v_owner,
-        format('DROP SCHEMA %I CASCADE', 'embver_' || v_collection.name));
     DELETE FROM embver_internal.collection AS c
     WHERE c.collection_id = v_collection.collection_id;
-    PERFORM embver_internal.record_event(name, NULL, 'drop_collection', NULL);
+    PERFORM embver_internal.record_event(name, NULL, 'drop_collection', NULL, NULL,
+        jsonb_build_object('source_gone', v_is_gone, 'stores', v_stores));
 END
 $fn$;
 COMMENT ON FUNCTION embver.drop_collection(text) IS
-'Forgets a collection whose stores have all been dropped; the source table is not touched.';
+'Forgets a collection whose stores have all been dropped; the source table is not touched. One'
+' whose source was dropped goes with its stores.';

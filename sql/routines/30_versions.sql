@@ -90,6 +90,7 @@ BEGIN
             jsonb_build_object('index', p_index_spec),
             format('{"type": "hnsw", "m": %s, "ef_construction": %s}', v_m, 2 * v_m));
     END IF;
+    PERFORM embver_internal.check_may_create('a version');
     v_version := 1 + coalesce((SELECT max(v.version) FROM embver_internal.version AS v
         WHERE v.collection_id = v_collection.collection_id), 0);
     IF v_version <> p_expected_version THEN
@@ -102,6 +103,12 @@ BEGIN
         (collection_id, version, encoder, fingerprint, dimensions, metric, element_type, index_spec)
     VALUES (v_collection.collection_id, v_version, p_encoder, p_fingerprint, p_dimensions, p_metric,
         p_element_type, p_index_spec);
+    IF p_element_type
+        <> embver_internal.view_element_type(v_collection.collection_id) THEN
+        RAISE WARNING USING MESSAGE = format('the views current and versions of %L show %s: this'
+            ' version will be found by search and in its store only', p_collection,
+            embver_internal.view_element_type(v_collection.collection_id));
+    END IF;
     PERFORM embver_internal.record_event(p_collection, v_version, 'add_version', NULL, NULL,
         jsonb_build_object('fingerprint', p_fingerprint, 'dimensions', p_dimensions,
             'encoder', p_encoder));

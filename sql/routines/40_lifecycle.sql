@@ -6,7 +6,7 @@ RETURN CASE p_from
     WHEN 'created' THEN ARRAY['filling', 'dropped']
     WHEN 'filling' THEN ARRAY['ready', 'created']
     WHEN 'ready' THEN ARRAY['active', 'created', 'retired']
-    WHEN 'active' THEN ARRAY['fallback', 'ready']
+    WHEN 'active' THEN ARRAY['fallback', 'ready', 'retired']
     WHEN 'fallback' THEN ARRAY['active', 'retired']
     WHEN 'retired' THEN ARRAY['dropped']
     ELSE ARRAY[]::text[]
@@ -47,9 +47,14 @@ BEGIN
         live = ARRAY(SELECT v.version FROM embver_internal.version AS v
             WHERE v.collection_id = p_version.collection_id
                 AND v.state IN ('filling', 'ready', 'active', 'fallback') ORDER BY v.version),
+        -- What a rollback left behind answers too: clients have encoded for it a moment before.
         serving = ARRAY(SELECT v.version FROM embver_internal.version AS v
             WHERE v.collection_id = p_version.collection_id
-                AND v.state IN ('active', 'fallback') ORDER BY v.version),
+                AND (v.state IN ('active', 'fallback') OR (v.state = 'ready' AND EXISTS (
+                    SELECT FROM embver_internal.rollout AS x
+                    WHERE x.collection_id = v.collection_id AND x.to_version = v.version
+                        AND x.state = 'rolled_back')))
+            ORDER BY v.version),
         active = (SELECT v.version FROM embver_internal.version AS v
             WHERE v.collection_id = p_version.collection_id AND v.state = 'active'),
         previous = (SELECT v.version FROM embver_internal.version AS v
@@ -89,7 +94,7 @@ CREATE OR REPLACE FUNCTION embver_internal.rollout_options(p_options jsonb) RETU
 LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT
 AS $fn$
 DECLARE
-    v_defaults jsonb := '{"metric": "ndcg", "margin": 0.02, "alpha": 0.05, "max_lag": "60 s",'
+    v_defaults jsonb := '{"metric": "ndcg", "k": 10, "margin": 0.02, "alpha": 0.05, "max_lag": "60 s",'
         ' "max_age": "7 days", "max_changed": 0.05}';
     v_option record;
     v_options jsonb := v_defaults || coalesce(p_options, '{}');
@@ -104,6 +109,7 @@ BEGIN
         BEGIN
             v_valid := CASE v_option.key
                 WHEN 'metric' THEN v_option.value #>> '{}' IN ('ndcg', 'recall', 'mrr')
+                WHEN 'k' THEN (v_option.value #>> '{}')::int BETWEEN 1 AND 1000
                 WHEN 'margin' THEN (v_option.value #>> '{}')::float8 BETWEEN 0 AND 1
                 WHEN 'alpha' THEN (v_option.value #>> '{}')::float8 BETWEEN 0.0001 AND 0.5
                 WHEN 'max_changed' THEN (v_option.value #>> '{}')::float8 BETWEEN 0 AND 1
@@ -119,7 +125,7 @@ BEGIN
                     v_option.value),
                 jsonb_build_object('option', v_option.key, 'value', v_option.value,
                     'defaults', v_defaults),
-                'options are metric, margin, alpha, max_lag, max_age and max_changed');
+                'options are metric, k, margin, alpha, max_lag, max_age and max_changed');
         END IF;
     END LOOP;
     RETURN v_options;
@@ -379,6 +385,10 @@ BEGIN
     WHERE g.collection_id = p_collection.collection_id
         AND c.version = p_rollout.to_version AND b.version = p_active
         AND g.metric = p_rollout.options ->> 'metric'
+        -- At the depth that was agreed on, and through the index that searches go through.
+        AND c.k = coalesce((p_rollout.options ->> 'k')::int, 10) AND b.k = c.k
+        AND (NOT c.exact OR v.index_spec ->> 'type' = 'none')
+        AND (NOT b.exact OR a.index_spec ->> 'type' = 'none')
         AND g.margin <= (p_rollout.options ->> 'margin')::float8
         AND g.alpha <= (p_rollout.options ->> 'alpha')::float8
     ORDER BY g.gate_id DESC LIMIT 1;
@@ -388,7 +398,7 @@ BEGIN
                 p_collection.name, p_active),
             jsonb_build_object('reason', 'not_evaluated', 'candidate', p_rollout.to_version,
                 'baseline', p_active, 'metric', p_rollout.options ->> 'metric',
-                'margin', (p_rollout.options ->> 'margin')::float8),
+                'k', coalesce((p_rollout.options ->> 'k')::int, 10), 'margin', (p_rollout.options ->> 'margin')::float8),
             v_hint || ' (and, before it, embver golden import)');
     END IF;
     EXECUTE format('SELECT %1$I.count_vectors(), %1$I.changed_since($1)', v_store)
@@ -483,6 +493,10 @@ BEGIN
             CASE WHEN (v_readiness ->> 'dead_letters')::bigint > 0
                 THEN format('embver requeue %1$s %2$s, or accept them: embver waive %1$s %2$s',
                     collection, v_version.version)
+                WHEN NOT (v_readiness ->> 'index')::boolean
+                THEN format('let a worker build the index whose role is a member of %I, the owner of'
+                    ' the source: embver worker --drain',
+                    embver_internal.source_owner(v_collection.source))
                 ELSE 'let the workers finish: embver worker --drain' END);
     END IF;
     IF v_active IS NOT NULL THEN
@@ -497,6 +511,14 @@ BEGIN
         PERFORM embver_internal.change_state(
             embver_internal.find_version(v_collection.collection_id, v_active), 'fallback',
             'promote', reason, v_rollout.rollout_id);
+    END IF;
+    IF v_version.element_type
+        <> embver_internal.view_element_type(v_collection.collection_id) THEN
+        RAISE WARNING USING MESSAGE = format('%I.current is empty from now on: version %s holds %s,'
+                ' and the views show %s', 'embver_' || collection, v_version.version,
+                v_version.element_type,
+                embver_internal.view_element_type(v_collection.collection_id)),
+            HINT = format('search by %I.search', 'embver_' || collection);
     END IF;
     UPDATE embver_internal.rollout AS r SET state = 'promoted', ended_at = now()
     WHERE r.rollout_id = v_rollout.rollout_id;
@@ -553,13 +575,16 @@ COMMENT ON FUNCTION embver.rollback(text, text) IS
 'The previous version is active again, by one row update. The version left behind stays written'
 ' and can be promoted again.';
 
-CREATE OR REPLACE FUNCTION embver.retire_version(collection text, version int) RETURNS void
+CREATE OR REPLACE FUNCTION embver.retire_version(
+    collection text, version int, force boolean DEFAULT false, reason text DEFAULT NULL
+) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT
 AS $fn$
 DECLARE
     v_collection embver_internal.collection := embver_internal.find_collection(collection);
     v_version embver_internal.version;
     v_rollout embver_internal.rollout;
+    v_others int[];
 BEGIN
     PERFORM FROM embver_internal.collection AS c
     WHERE c.collection_id = v_collection.collection_id FOR NO KEY UPDATE;
@@ -574,12 +599,35 @@ BEGIN
                 'from', v_version.state, 'to', 'retired', 'allowed', ARRAY['abort_rollout']),
             format('embver rollout abort %s', collection));
     END IF;
-    PERFORM embver_internal.change_state(v_version, 'retired', 'retire_version', NULL);
+    IF v_version.state = 'active' THEN
+        SELECT array_agg(v.version ORDER BY v.version) INTO v_others
+        FROM embver_internal.version AS v
+        WHERE v.collection_id = v_collection.collection_id AND v.version <> v_version.version
+            AND v.state IN ('filling', 'ready', 'fallback');
+        IF v_others IS NOT NULL OR NOT coalesce(force, false) THEN
+            PERFORM embver_internal.fail('VM010',
+                format('version %s of %L is active: retiring it ends its searches',
+                    v_version.version, collection),
+                jsonb_build_object('collection', collection, 'version', v_version.version,
+                    'from', 'active', 'to', 'retired', 'live', v_others,
+                    'allowed', ARRAY['fallback', 'ready']),
+                CASE WHEN v_others IS NOT NULL
+                    THEN format('first promote or retire version %s', v_others[1])
+                    ELSE format('to give the collection up: embver version retire %s %s --force'
+                        ' --reason …', collection, v_version.version) END);
+        ELSIF coalesce(btrim(reason), '') = '' THEN
+            PERFORM embver_internal.fail('VM006', 'force needs a reason',
+                jsonb_build_object('force', true),
+                'retire_version(…, force => true, reason => ''why'')');
+        END IF;
+    END IF;
+    PERFORM embver_internal.change_state(v_version, 'retired', 'retire_version', reason);
     PERFORM embver_internal.stop_writes(v_collection, v_version.version);
 END
 $fn$;
-COMMENT ON FUNCTION embver.retire_version(text, int) IS
-'Stops the writes of a version that serves no more; dropping it is a separate step.';
+COMMENT ON FUNCTION embver.retire_version(text, int, boolean, text) IS
+'Stops the writes of a version that serves no more; dropping it is a separate step. The last live'
+' version, which is active, only with force and a reason: the searches of the collection end.';
 
 CREATE OR REPLACE FUNCTION embver.set_route(
     collection text, mode text, share float8 DEFAULT NULL, reason text DEFAULT NULL

@@ -83,6 +83,30 @@ $fn$;
 COMMENT ON FUNCTION embver_internal.refuse_query(text, int) IS
 'VM012 with the versions to encode for.';
 
+CREATE OR REPLACE FUNCTION embver_internal.refuse_foreign_query(
+    p_collection text, p_query embver.query_vector
+) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $fn$
+BEGIN
+    PERFORM embver_internal.fail('VM012',
+        CASE WHEN p_query.collection IS DISTINCT FROM p_collection
+            THEN format('the query is of collection %L, not of %L', p_query.collection,
+                p_collection)
+            ELSE format('the query is of another space than version %s of %L', p_query.version,
+                p_collection) END,
+        jsonb_build_object('collection', p_collection, 'version', p_query.version,
+            'query_collection', p_query.collection,
+            'encode_for', coalesce((SELECT jsonb_build_array(t.active)
+                FROM embver_internal.route AS t
+                WHERE t.collection = p_collection AND t.active IS NOT NULL), '[]')),
+        format('encode with what embver.route(%L) names, and tag it by embver.query(%1$L, …)',
+            p_collection));
+END
+$fn$;
+COMMENT ON FUNCTION embver_internal.refuse_foreign_query(text, embver.query_vector) IS
+'VM012 for a query of another collection, or one whose fingerprint is not the version''s.';
+
 CREATE OR REPLACE FUNCTION embver.query(collection text, version int, embedding vector)
 RETURNS embver.query_vector
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
@@ -211,8 +235,10 @@ BEGIN
         INNER JOIN embver_internal.collection AS c ON c.collection_id = v.collection_id
         INNER JOIN embver_internal.route AS t ON t.collection = c.name
         WHERE c.name = p_collection AND v.version = v_query.version AND v.state <> 'dropped';
-        IF NOT FOUND OR v_query.collection IS DISTINCT FROM p_collection
-            OR v_query.fingerprint IS DISTINCT FROM v_version.fingerprint THEN
+        IF v_query.collection IS DISTINCT FROM p_collection
+            OR (FOUND AND v_query.fingerprint IS DISTINCT FROM v_version.fingerprint) THEN
+            PERFORM embver_internal.refuse_foreign_query(p_collection, v_query);
+        ELSIF v_version IS NULL THEN
             PERFORM embver_internal.refuse_query(p_collection, v_query.version);
         END IF;
         IF v_query.embedding IS NULL OR vector_dims(v_query.embedding) <> v_version.dimensions

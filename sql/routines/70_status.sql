@@ -124,20 +124,30 @@ BEGIN
         INNER JOIN embver_internal.collection AS c ON c.collection_id = v.collection_id
         WHERE v.state NOT IN ('dropped', 'retired') ORDER BY c.name, v.version
     LOOP
-        RETURN QUERY EXECUTE format($sql$
-            SELECT $1, $2, $3, w.phase, w.seen, w.enqueued, w.waiting_for, q.ready, q.waiting,
-                q.leased, q.dead, q.waived, q.oldest_at, q.next_due_at, %1$I.count_vectors(),
-                -- The planner's figure, over the partitions too: labelled an estimate.
-                (SELECT sum(greatest(r.reltuples, 0))::bigint
-                 FROM embver_internal.capture_relations($4) AS s
-                 INNER JOIN pg_class AS r ON r.oid = s.relation AND r.relkind = 'r')
-            FROM %1$I.walk_status() AS w, %1$I.queue_status() AS q
-            $sql$, v_row.store)
-        USING v_row.name, v_row.version, v_row.state, v_row.source;
+        BEGIN
+            RETURN QUERY EXECUTE format($sql$
+                SELECT $1, $2, $3, w.phase, w.seen, w.enqueued, w.waiting_for, q.ready, q.waiting,
+                    q.leased, q.dead, q.waived, q.oldest_at, q.next_due_at, %1$I.count_vectors(),
+                    -- The planner's figure, over the partitions too: labelled an estimate.
+                    (SELECT sum(greatest(r.reltuples, 0))::bigint
+                     FROM embver_internal.capture_relations($4) AS s
+                     INNER JOIN pg_class AS r ON r.oid = s.relation AND r.relkind = 'r')
+                FROM %1$I.walk_status() AS w, %1$I.queue_status() AS q
+                $sql$, v_row.store)
+            USING v_row.name, v_row.version, v_row.state, v_row.source;
+        EXCEPTION WHEN insufficient_privilege OR undefined_table OR undefined_function
+            OR undefined_column OR invalid_schema_name OR lock_not_available THEN
+            -- One collection whose source was dropped or given away must not hide the others.
+            RETURN QUERY SELECT v_row.name, v_row.version, v_row.state, 'broken', NULL::bigint,
+                NULL::bigint, ARRAY[SQLERRM], NULL::bigint, NULL::bigint, NULL::bigint,
+                NULL::bigint, NULL::bigint, NULL::timestamptz, NULL::timestamptz, NULL::bigint,
+                NULL::bigint;
+        END;
     END LOOP;
 END
 $fn$;
-COMMENT ON FUNCTION embver_internal.queue_overview() IS 'Walk and queue of every store.';
+COMMENT ON FUNCTION embver_internal.queue_overview() IS
+'Walk and queue of every store; phase ''broken'' with the reason where they cannot be read.';
 
 CREATE OR REPLACE FUNCTION embver_internal.all_dead_letters()
 RETURNS TABLE (
@@ -156,8 +166,14 @@ BEGIN
         INNER JOIN embver_internal.collection AS c ON c.collection_id = v.collection_id
         WHERE v.state <> 'dropped' ORDER BY c.name, v.version
     LOOP
-        RETURN QUERY EXECUTE format('SELECT $1, $2, d.* FROM %I.dead_letters() AS d', v_row.store)
-        USING v_row.name, v_row.version;
+        BEGIN
+            RETURN QUERY EXECUTE
+                format('SELECT $1, $2, d.* FROM %I.dead_letters() AS d', v_row.store)
+            USING v_row.name, v_row.version;
+        EXCEPTION WHEN insufficient_privilege OR undefined_table OR undefined_function
+            OR undefined_column OR invalid_schema_name THEN
+            NULL; -- embver.health says what is wrong with it
+        END;
     END LOOP;
 END
 $fn$;
@@ -249,6 +265,7 @@ COMMENT ON VIEW embver.events IS 'The audit trail.';
 CREATE OR REPLACE VIEW embver.health WITH (security_invoker) AS
 SELECT o.collection, o.version, o.state,
     CASE
+        WHEN o.phase = 'broken' THEN 'broken: ' || o.waiting_for[1]
         WHEN o.dead > 0 THEN 'dead letters'
         WHEN o.state IN ('filling', 'ready', 'active', 'fallback')
             AND o.oldest_at < clock_timestamp() - interval '60 s'

@@ -86,7 +86,8 @@ BEGIN
         ' embver_internal.find_collection, embver_internal.find_version,'
         ' embver_internal.check_mode, embver_internal.check_dimensions,'
         ' embver_internal.check_search_arguments, embver_internal.choose_query,'
-        ' embver_internal.refuse_query, embver_internal.filter_condition,'
+        ' embver_internal.refuse_query, embver_internal.refuse_foreign_query,'
+        ' embver_internal.filter_condition,'
         ' embver_internal.refuse_filter, embver_internal.store_name');
     -- The owner of a source runs the generated functions; see grant_to_owner.
 END

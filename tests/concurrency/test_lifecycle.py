@@ -19,8 +19,10 @@ from embver_pg.errors import EmbverError, InvalidTransition, NotReady
 from tests import servers
 from tests.concurrency.stage import (
     ENCODERS,
+    Session,
     Stage,
     call,
+    encode,
     new_stage,
     until,
 )
@@ -187,6 +189,66 @@ def test_upgrade_meets_a_start_in_any_order(stage: Stage) -> None:
         starting.run("SELECT embver.start_rollout('docs', 1)")
         starting.commit()
         upgrade.result(30)
+    stage.drain_and_check()
+
+
+def test_collections_created_at_once(stage: Stage) -> None:
+    """GRANTs on the same objects are made one after the other (7)."""
+    for number in range(12):
+        stage.owner.run(f"CREATE TABLE t{number} (id int PRIMARY KEY, body text)")
+
+    def create(start: int) -> None:
+        with stage.embver() as embver:
+            for number in range(start, start + 3):
+                embver.create_collection(f"t{number}", f"public.t{number}", "body")
+
+    assert failures(at_once(*[lambda s=s: create(s) for s in (0, 3, 6, 9)])) == []
+
+
+def test_refresh_disturbs_nobody(stage: Stage) -> None:
+    """Readers of the views, searches and writers meet a refresh again and again (4)."""
+    for version in (1, 2):
+        stage.fill(version)
+        stage.owner.run("SELECT embver_internal.mark_ready('docs', %s)", (version,))
+        if version == 1:
+            stage.owner.run("SELECT embver.promote('docs')")
+    vector = str(encode(1, ["one"])[0].tolist())
+    statements = {
+        "reader": "SELECT id FROM embver_docs.current LIMIT 5",
+        "other reader": "SELECT id FROM embver_docs.versions WHERE version = 2 LIMIT 5",
+        "searcher": "SELECT id FROM embver_docs.search(ARRAY[embver.query('docs', 1, %s)])",
+        "writer": "UPDATE docs SET body = md5(random()::text) WHERE id = 2",
+    }
+    over = threading.Event()
+
+    def repeat(session: Session, statement: str) -> int:
+        count = 0
+        while not over.is_set():
+            session.run(statement, (vector,) if "%s" in statement else ())
+            count += 1
+        return count
+
+    def refresh() -> None:
+        try:
+            with stage.embver() as embver:
+                for _ in range(12):
+                    # Make every kind of change that a refresh can have to make.
+                    stage.owner.run(
+                        "DROP POLICY embedding_follows_source ON embver_docs_v1.embedding"
+                    )
+                    stage.owner.run("ALTER TABLE docs RENAME COLUMN seen TO views")
+                    embver.collection("docs").refresh()
+                    stage.owner.run("ALTER TABLE docs RENAME COLUMN views TO seen")
+                    embver.collection("docs").refresh()
+        finally:
+            over.set()
+
+    sessions = {name: stage.session(name) for name in statements}
+    results = at_once(
+        refresh, *[lambda n=name: repeat(sessions[n], statements[n]) for name in statements]
+    )
+    assert failures(results) == []
+    assert all(count > 10 for count in results[1:])
     stage.drain_and_check()
 
 

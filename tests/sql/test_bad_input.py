@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from embver_pg.client import Embver
+from embver_pg.errors import InvalidArgument, UnsupportedSource
 from tests import servers
 from tests.conftest import Installed, new_database
 from tests.sql.support import refused, register, run
@@ -318,6 +319,7 @@ def test_versions_that_may_not_become_what_is_asked(installed: Installed, docs: 
         docs.drain()
         collection.promote(force=True, reason="a test")
         check("fallback", start, drop)
+        refused(owner, "VM010", "SELECT embver.retire_version('docs', 2, true, 'others are live')")
         collection.retire_version(1)
         check("retired", start, retire)
         refused(owner, "VM010", "SELECT embver.rollback('docs')")
@@ -325,3 +327,63 @@ def test_versions_that_may_not_become_what_is_asked(installed: Installed, docs: 
         collection.drop_version(1)
         for call in (start, retire, drop, "embver.verify('docs', 1)"):
             refused(owner, "VM002", f"SELECT {call}")
+
+
+def test_a_collection_is_given_up(installed: Installed, docs: Embver) -> None:
+    """The last version, which is active, goes by force and with a reason; then everything may."""
+    docs.drain()
+    collection = docs.collection("docs")
+    collection.promote()
+    with installed.connect() as owner:
+        said = refused(owner, "VM010", "SELECT embver.drop_collection('docs')")
+        assert "version retire docs 1 --force" in (said.message_hint or "")
+        said = refused(owner, "VM010", "SELECT embver.retire_version('docs', 1)")
+        assert "--force" in (said.message_hint or "")
+        refused(owner, "VM006", "SELECT embver.retire_version('docs', 1, true)")
+        collection.retire_version(1, force=True, reason="nobody searches here")
+        said = refused(owner, "VM010", "SELECT embver.drop_collection('docs')")
+        assert said.message_hint == "embver version drop docs 1"
+        events = owner.execute(
+            "SELECT reason FROM embver.events WHERE kind = 'retire_version'"
+        ).fetchall()
+        assert events == [{"reason": "nobody searches here"}]
+    collection.drop_version(1)
+    collection.drop()
+    assert docs.collections() == []
+
+
+def test_a_query_of_another_collection_is_named(installed: Installed, docs: Embver) -> None:
+    docs.drain()
+    docs.collection("docs").promote()
+    with installed.connect() as owner:
+        owner.execute("CREATE TABLE notes (id int PRIMARY KEY, body text)")
+        notes = docs.create_collection("notes", "public.notes", "body")
+        notes.add_version("hash:8")
+        vector = "'[1,0,0,0,0,0,0,0]'"
+        said = refused(
+            owner,
+            "VM012",
+            f"SELECT * FROM embver_docs.search(ARRAY[embver.query('notes', 1, {vector})])",
+        )
+        assert "of collection 'notes', not of 'docs'" in (said.message_primary or "")
+        assert json.loads(said.message_detail or "")["encode_for"] == [1]
+        said = refused(
+            owner,
+            "VM012",
+            "SELECT * FROM embver_docs.search(ARRAY[ROW('docs', 1, 'another model',"
+            f" {vector})::embver.query_vector])",
+        )
+        assert "of another space than version 1" in (said.message_primary or "")
+
+
+def test_python_arguments_of_the_wrong_type(docs: Embver) -> None:
+    for encoder in (None, 5, b"hash:8"):
+        with pytest.raises(InvalidArgument):
+            docs.collection("docs").add_version(encoder)  # type: ignore[arg-type]
+    for source in ("public.nothing", "nowhere.docs", "a.b.c.d", "1 2"):
+        with pytest.raises(UnsupportedSource) as failure:
+            docs.create_collection("more", source, "body")
+        assert failure.value.detail["source"] == source
+        assert failure.value.hint
+    docs.create_collection("more", "public.docs", "body", key_columns="id")
+    assert docs.collection("more").show()["key_columns"] == ["id"]

@@ -558,6 +558,39 @@ def two_versions(installed: Installed, docs: Embver) -> Collection:
     return collection
 
 
+def test_a_version_left_by_a_rollback_still_answers(
+    installed: Installed, owner: Connection, docs: Embver
+) -> None:
+    collection = two_versions(installed, docs)
+    second = encode("title 2", "hash:16")
+    collection.promote(force=True, reason="a test")
+    collection.rollback("a test")
+    with installed.connect("reader") as reader:
+        # A client that encoded a moment before the rollback.
+        assert find(reader, 2, second, 1)[0]["id"] == 2
+        assert find(reader, 1, encode("title 2"), 1)[0]["version"] == 1
+        collection.promote(force=True, reason="once more")
+        assert find(reader, 2, second, 1)[0]["id"] == 2
+        collection.rollback("a test")
+        collection.retire_version(2)
+        refused(reader, "VM012", SEARCH, (2, second, 1, None, None, Jsonb({})))
+
+
+def test_another_element_type_is_not_kept_quiet(
+    installed: Installed, owner: Connection, docs: Embver, caplog: pytest.LogCaptureFixture
+) -> None:
+    docs.drain()
+    collection = docs.collection("docs")
+    collection.promote()
+    collection.add_version("hash:8", element_type="halfvec")
+    assert "the views current and versions of 'docs' show vector" in caplog.text
+    collection.start_rollout(2)
+    docs.drain()
+    collection.promote(force=True, reason="a test")
+    assert "embver_docs.current is empty from now on" in caplog.text
+    assert len(collection.search("title 2")) == 3
+
+
 def test_each_version_answers_its_own_vectors_until_it_is_retired(
     installed: Installed, owner: Connection, docs: Embver
 ) -> None:

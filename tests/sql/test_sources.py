@@ -322,6 +322,42 @@ def test_other_columns_named_like_our_own(installed: Installed, owner: Connectio
         drain(installed)
 
 
+# PL/pgSQL's own words and variables, which quote_ident leaves as they are.
+LANGUAGE = (
+    *("all", "begin", "by", "case", "declare", "else", "elsif", "end", "exception", "execute"),
+    *("exit", "for", "foreach", "found", "from", "if", "in", "into", "loop", "new", "not", "null"),
+    *("old", "or", "query", "raise", "return", "select", "slice", "sqlerrm", "sqlstate", "strict"),
+    *("tg_argv", "tg_name", "tg_op", "tg_table_name", "then", "to", "using", "when", "while"),
+    *("perform", "record", "row", "rowtype", "type", "value", "values", "with", 'Q u"oted'),
+)
+
+
+def test_keys_named_like_words_of_the_language(installed: Installed, owner: Connection) -> None:
+    with installed.embver() as embver:
+        for start in range(0, len(LANGUAGE), 17):
+            some = ['"' + name.replace('"', '""') + '"' for name in LANGUAGE[start : start + 17]]
+            columns = ", ".join(f"{name} int NOT NULL" for name in some)
+            listed = ", ".join(some)
+            run(owner, f"CREATE TABLE docs ({columns}, title text, PRIMARY KEY ({listed}))")
+            run(
+                owner,
+                f"INSERT INTO docs SELECT {', '.join('i' for _ in some)}, 'some words'"
+                " FROM generate_series(1, 4) i",
+            )
+            collection = register(embver, content="title", index={"type": "hnsw"})
+            whole_journey(installed, collection, owner)
+            run(owner, "UPDATE docs SET title = title || ' more'")
+            run(owner, f"UPDATE docs SET title = 'other' WHERE {some[0]} = 1")
+            run(owner, f"UPDATE docs SET {some[-1]} = 20 + {some[0]} WHERE {some[0]} >= 3")
+            drain(installed)
+            run(owner, f"DELETE FROM docs WHERE {some[0]} = 3")
+            drain(installed)
+            collection.retire_version(1, force=True, reason="the next table")
+            collection.drop_version(1)
+            collection.drop()
+            run(owner, "DROP TABLE docs")
+
+
 def test_keys_named_like_our_own(installed: Installed, owner: Connection) -> None:
     """Each either works or is refused when it is registered."""
     keys = [name for name in OURS if name not in REFUSED_KEYS]
@@ -607,12 +643,88 @@ def test_refresh_after_the_source_became_unfit(
     drain(installed)
 
 
+def test_refresh_without_the_unique_index(
+    installed: Installed, owner: Connection, docs: Embver
+) -> None:
+    run(owner, "ALTER TABLE docs DROP CONSTRAINT docs_pkey")
+    said = refused(owner, "VM004", "SELECT embver.refresh_collection('docs')")
+    assert "unique" in (said.message_primary or "")
+
+
+def test_the_source_is_dropped(installed: Installed, owner: Connection, docs: Embver) -> None:
+    """Others go on, what is left says what is wrong with it, and can be dropped."""
+    drain(installed)
+    docs.collection("docs").promote()
+    run(owner, "CREATE TABLE notes (id int PRIMARY KEY, title text)")
+    run(owner, "INSERT INTO notes VALUES (1, 'a note')")
+    notes = docs.create_collection("notes", "public.notes", "title")
+    notes.add_version("hash:8")
+    notes.start_rollout(1)
+    run(owner, "DROP TABLE docs CASCADE")
+    drain_only = installed.new_worker("owner", collection="notes")
+    assert drain_only.run(drain=True).written == 1
+    health = run(owner, "SELECT collection, status FROM embver.health ORDER BY collection")
+    assert health[0]["collection"] == "docs"
+    assert health[0]["status"].startswith("broken: ")
+    assert health[1] == {"collection": "notes", "status": "ok"}
+    for view in ("queue", "progress", "dead_letters", "collections", "versions"):
+        run(owner, f"SELECT * FROM embver.{view}")
+    for call in ("verify('docs', 1)", "refresh_collection('docs')", "retire_version('docs', 1)"):
+        said = refused(owner, "VM004", f"SELECT embver.{call}")
+        assert said.message_hint == "embver collection drop docs"
+    schema.init(installed.owner)
+    docs.database.rows("SELECT embver.drop_collection('docs')")
+    schemas = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'embver_docs%'"
+    assert run(owner, schemas) == []
+    assert [row["name"] for row in docs.collections()] == ["notes"]
+    event = run(owner, "SELECT after FROM embver.events WHERE kind = 'drop_collection'")
+    assert event == [{"after": {"source_gone": True, "stores": [1]}}]
+
+
+def test_the_source_gets_another_owner(
+    installed: Installed, owner: Connection, docs: Embver
+) -> None:
+    drain(installed)
+    docs.collection("docs").promote()
+    with installed.connect("admin") as admin:
+        admin.execute("GRANT embver_stranger TO embver_owner")
+        try:
+            run(admin, "GRANT CREATE, USAGE ON SCHEMA public TO embver_stranger")
+            run(owner, "ALTER TABLE docs OWNER TO embver_stranger")
+            # Until the refresh this one is broken, and the views say so and show the others.
+            for view in ("queue", "progress", "health", "dead_letters"):
+                run(owner, f"SELECT * FROM embver.{view}")
+            docs.collection("docs").refresh()
+            with installed.connect("stranger") as stranger:
+                run(stranger, "UPDATE docs SET body = 'of the new owner' WHERE id = 1")
+                run(stranger, "DELETE FROM docs WHERE id = 2")
+                drain(installed)
+                run(stranger, "TRUNCATE docs")
+            drain(installed)
+            docs.collection("docs").add_version("hash:16")
+            owners = run(
+                owner,
+                "SELECT DISTINCT pg_get_userbyid(p.proowner) AS who FROM pg_proc AS p"
+                " WHERE p.pronamespace::regnamespace::text LIKE 'embver\\_docs%%' AND p.prosecdef"
+                " UNION SELECT pg_get_userbyid(r.relowner) FROM pg_class AS r"
+                " WHERE r.relnamespace::regnamespace::text LIKE 'embver\\_docs%%'"
+                " AND r.relkind IN ('r', 'v')",
+            )
+            # Alembic's table of a store's revision belongs to whoever migrates.
+            assert {row["who"] for row in owners} == {"embver_stranger"}
+        finally:
+            admin.execute("REVOKE embver_stranger FROM embver_owner")
+
+
 TABLES = {
     "view": "CREATE VIEW t AS SELECT 1 AS id, 'x'::text AS title",
     "materialized view": "CREATE MATERIALIZED VIEW t AS SELECT 1 AS id, 'x'::text AS title",
     "sequence": "CREATE SEQUENCE t",
     "index": "CREATE TABLE x (id int PRIMARY KEY, title text); ALTER INDEX x_pkey RENAME TO t",
     "no key": "CREATE TABLE t (id int, title text)",
+    "array as key": "CREATE TABLE t (id int[] PRIMARY KEY, title text)",
+    "row as key": "CREATE TYPE pair AS (a int, b int);"
+    " CREATE TABLE t (id pair PRIMARY KEY, title text)",
     "unique and nullable": "CREATE TABLE t (id int UNIQUE, title text)",
     "inherited": "CREATE TABLE t (id int PRIMARY KEY, title text); CREATE TABLE c () INHERITS (t)",
     "inheriting": "CREATE TABLE p (id int, title text);"
