@@ -76,6 +76,11 @@ def evaluate(
         "gate": None if gate is None else _decision(gate),
     }
     run.output.emit(data, _human(rows, gate, k))
+    if gate is not None and exact:
+        run.output.note(
+            "exact scans speak for the models, not for their indexes: where there is one, this gate"
+            " opens no promotion"
+        )
     if gate is not None and not gate.comparison.passed:
         raise typer.Exit(3)
 

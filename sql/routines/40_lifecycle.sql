@@ -491,7 +491,8 @@ BEGIN
             format('version %s of %L is not ready', v_version.version, collection),
             v_readiness || jsonb_build_object('state', v_version.state),
             CASE WHEN (v_readiness ->> 'dead_letters')::bigint > 0
-                THEN format('embver requeue %1$s %2$s, or accept them: embver waive %1$s %2$s',
+                THEN format('embver requeue %1$s %2$s, or accept them: embver waive %1$s %2$s --all'
+                    ' --reason …',
                     collection, v_version.version)
                 WHEN NOT (v_readiness ->> 'index')::boolean
                 THEN format('let a worker build the index whose role is a member of %I, the owner of'
