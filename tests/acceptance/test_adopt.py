@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import pytest
 
 from embver_pg.cli import main
+from embver_pg.client import Collection
+from tests.concurrency.stage import until
 from tests.conftest import Installed
 from tests.handmade import Counting, make_table, text
 from tests.sql.support import Connection, check_stores, run
@@ -37,7 +39,7 @@ class Writer(threading.Thread):
     def run(self) -> None:
         try:
             with self._installed.connect() as connection:
-                while not self._halt.wait(0.002):
+                while not self._halt.wait(0.01):
                     self._write(connection, self.statements)
                     self.statements += 1
         except Exception as error:
@@ -84,6 +86,20 @@ def writing(installed: Installed) -> Iterator[Writer]:
     assert writer.statements > 5
 
 
+def fill(installed: Installed, docs: Collection, version: int, counting: Counting) -> None:
+    """Start a version and let a worker run until it is ready, whatever is written meanwhile."""
+    docs.start_rollout(version)
+    worker = installed.new_worker("owner", encoder_for=counting)
+    thread = threading.Thread(target=worker.run, daemon=True)
+    thread.start()
+    try:
+        until(lambda: docs.version(version)["state"] == "ready", "it is not filled")
+    finally:
+        worker.stop()
+        thread.join(30)
+        worker.database.close()
+
+
 @pytest.mark.slow
 def test_from_a_column_to_a_new_model(installed: Installed, owner: Connection) -> None:
     make_table(owner, ROWS)
@@ -93,8 +109,7 @@ def test_from_a_column_to_a_new_model(installed: Installed, owner: Connection) -
         docs = embver.create_collection("docs", "public.docs", "body")
         docs.adopt_version("hash:64")
         with writing(installed):
-            docs.start_rollout(1)
-            embver.drain(encoder_for=counting)
+            fill(installed, docs, 1, counting)
             assert untouched.isdisjoint(counting.texts), "nothing untouched is paid for again"
             docs.promote()
             assert docs.search(text(ROWS), k=1)[0].id == ROWS
@@ -106,8 +121,7 @@ def test_from_a_column_to_a_new_model(installed: Installed, owner: Connection) -
         counting.texts.clear()
         docs.add_version("hash:128", element_type="halfvec")
         with writing(installed):
-            docs.start_rollout(2)
-            embver.drain(encoder_for=counting)
+            fill(installed, docs, 2, counting)
             docs.promote(force=True, reason="no golden set")
             assert docs.search(text(ROWS), k=1)[0].version == 2
             docs.rollback("to see the way back")
@@ -120,8 +134,7 @@ def test_from_a_column_to_a_new_model(installed: Installed, owner: Connection) -
         docs.derive_version(1, element_type="halfvec")
         counting.texts.clear()
         with writing(installed):
-            docs.start_rollout(3)
-            embver.drain(encoder_for=counting)
+            fill(installed, docs, 3, counting)
         embver.drain(encoder_for=counting)
         check_stores(installed)
         assert untouched.isdisjoint(counting.texts)
