@@ -14,10 +14,16 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from embver_pg import codec, schema, versions
+from embver_pg import adoption, codec, schema, versions
 from embver_pg.db import DATABASE_URL, Database, Row, open_connection, resolve_url
 from embver_pg.encoders import Encoder, EncoderSpec, checked, load
-from embver_pg.errors import RouteChanged, SpaceChanged, UnsupportedSource, VersionNotFound
+from embver_pg.errors import (
+    InvalidArgument,
+    RouteChanged,
+    SpaceChanged,
+    UnsupportedSource,
+    VersionNotFound,
+)
 from embver_pg.evaluation.golden_files import GoldenSet, read_golden_set
 from embver_pg.evaluation.run import Evaluation, Gate, evaluate_version, record_gate
 from embver_pg.worker import Worker, WorkerReport
@@ -232,6 +238,149 @@ class Collection:
         """
         spec = self._version_spec(encoder, metric, element_type, index, options)
         return versions.add_version(self._database, self.name, spec)
+
+    def adopt_version(
+        self,
+        encoder: str | EncoderSpec | Encoder,
+        *,
+        column: str = "embedding",
+        table: str | None = None,
+        key_columns: Sequence[str] | None = None,
+        stale_where: str | None = None,
+        sample: int = 64,
+        min_share: float = 0.95,
+        min_cosine: float = 0.99,
+        metric: str = "cosine",
+        element_type: str = "vector",
+        index: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> int:
+        """Create a version whose vectors exist already; its rollout copies them.
+
+        A random sample is encoded and compared first. What has no vector, what ``stale_where``
+        names and what changes after the rollout began is encoded.
+
+        Args:
+            encoder: The encoder that made the vectors.
+            column: The column that holds them, ``vector`` or ``halfvec``.
+            table: The side table with this column; by default the source itself.
+            key_columns: The side table's columns that hold the key; default the same names.
+            stale_where: SQL condition over the source: documents that must be encoded anew.
+            sample: How many documents are compared.
+            min_share: The share of them that must agree.
+            min_cosine: From what cosine on they agree.
+            metric: As for :meth:`add_version`, like the rest.
+            element_type: Of the store; halfvec copies in half precision.
+            index: Of the store.
+            **options: Of the encoder.
+
+        Returns:
+            The version's number.
+
+        Raises:
+            SpaceChanged: The vectors are another model's, or mixed; the detail has the figures.
+            DimensionMismatch: They have other dimensions than the encoder.
+            InvalidArgument: There are none, or a name is wrong.
+        """
+        loaded = load(encoder, **options) if isinstance(encoder, str | EncoderSpec) else encoder
+        details: dict[str, Any] = {"column": column, "stale_where": stale_where}
+        if table is not None:
+            keys = None if key_columns is None else list(key_columns)
+            details |= {"table": table, "key_columns": keys}
+        elif key_columns is not None:
+            raise InvalidArgument(
+                "key_columns go with a side table.",
+                detail={"key_columns": list(key_columns)},
+                hint="Name the table, or leave key_columns out.",
+            )
+        return adoption.create_version(
+            self._database,
+            self.name,
+            self._version_spec(loaded, metric, element_type, index, {}),
+            loaded,
+            adoption.Origin("column" if table is None else "table", details),
+            adoption.Agreement(sample, min_share, min_cosine),
+        )
+
+    def derive_version(
+        self,
+        version: int,
+        *,
+        dimensions: int | None = None,
+        element_type: str | None = None,
+        index: Mapping[str, Any] | None = None,
+        sample: int = 64,
+        min_share: float = 0.95,
+        min_cosine: float = 0.99,
+    ) -> int:
+        """Create a version that holds another's vectors shortened, or in half precision.
+
+        Args:
+            version: A live version.
+            dimensions: Keep the first so many (Matryoshka), at unit length again.
+            element_type: ``halfvec`` for half precision; default that of the version.
+            index: Of the store.
+            sample: How many documents are compared with the encoder; none for a mere halfvec copy.
+            min_share: The share of them that must agree.
+            min_cosine: From what cosine on they agree.
+
+        Returns:
+            The new version's number.
+
+        Raises:
+            InvalidArgument: The encoder cannot make such vectors, or nothing would change.
+            NotReady: The version is not live.
+            SpaceChanged: The encoder's shorter vectors are not the beginning of its longer ones.
+        """
+        row = self.version(version)
+        chosen = element_type or row["element_type"]
+        spec = EncoderSpec.from_json(row["encoder"])
+        loaded = load(spec) if dimensions is None else adoption.shortened(spec, dimensions)
+        shorter = loaded.dimensions != row["dimensions"]
+        return adoption.create_version(
+            self._database,
+            self.name,
+            self._version_spec(loaded, row["metric"], chosen, index, {}),
+            loaded,
+            adoption.Origin("version", {"version": version}),
+            adoption.Agreement(sample, min_share, min_cosine) if shorter else None,
+        )
+
+    def origin(self, version: int) -> Row:
+        """What an adopted or derived version is filled with, and how its check went.
+
+        Raises:
+            VersionNotFound: The version was neither adopted nor derived.
+        """
+        row = self._database.row(
+            "SELECT * FROM embver.origins WHERE collection = %s AND version = %s",
+            (self.name, version),
+        )
+        if row is None:
+            raise VersionNotFound(
+                f"Version {version} of {self.name!r} was neither adopted nor derived.",
+                detail={"collection": self.name, "version": version},
+                hint=f"embver version list {self.name}",
+            )
+        return row
+
+    def check_version(
+        self,
+        version: int,
+        *,
+        sample: int = 64,
+        min_share: float = 0.95,
+        min_cosine: float = 0.99,
+    ) -> dict[str, Any]:
+        """Compare an adopted or derived version with its encoder again, before a restart.
+
+        Returns:
+            The figures, which are kept.
+        """
+        row = self.version(version)
+        encoder = self.embver.encoder(row["encoder"], row["fingerprint"])
+        agreement = adoption.Agreement(sample, min_share, min_cosine)
+        return adoption.check_version(self._database, self.name, row, encoder, agreement)
 
     def version_script(
         self,

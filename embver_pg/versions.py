@@ -48,8 +48,13 @@ def add_version(database: Database, collection: str, spec: VersionSpec) -> int:
         The version's number.
     """
     with schema.version_transaction(database.url) as connection:
-        version = _register(connection, collection, spec)
-        schema.migrate_store(connection, collection, version)
+        return create_version(connection, collection, spec)
+
+
+def create_version(connection: Any, collection: str, spec: VersionSpec) -> int:
+    """The same in a transaction from :func:`embver_pg.schema.version_transaction`."""
+    version = _register(connection, collection, spec)
+    schema.migrate_store(connection, collection, version)
     return version
 
 

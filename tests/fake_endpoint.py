@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from embver_pg.encoders.base import EncoderSpec
+from embver_pg.encoders.checks import unit_rows
 from embver_pg.encoders.hashing import HashEncoder
 
 
@@ -62,6 +63,7 @@ class FakeEndpoint:
 
     Attributes:
         faults: What goes wrong.
+        matryoshka: Fewer dimensions are the first ones of all, at unit length again.
         calls: Requests received, faulty ones included.
         texts: Inputs that were answered with a vector.
         requests: The body of every request.
@@ -69,8 +71,11 @@ class FakeEndpoint:
         in_flight_max: The most requests that were open at once.
     """
 
-    def __init__(self, dimensions: int = 64, *, key: str | None = None) -> None:
+    def __init__(
+        self, dimensions: int = 64, *, key: str | None = None, matryoshka: bool = False
+    ) -> None:
         self.dimensions = dimensions
+        self.matryoshka = matryoshka
         self.key = key
         self.faults = Faults()
         self.calls = self.texts = self.in_flight_max = 0
@@ -168,7 +173,10 @@ class FakeEndpoint:
         self, inputs: list[str], body: dict[str, Any], faults: Faults
     ) -> list[dict[str, Any]]:
         wanted = faults.dimensions or body.get("dimensions") or self.dimensions
-        vectors = HashEncoder(EncoderSpec("hash", str(wanted))).encode_documents(inputs)
+        made = self.dimensions if self.matryoshka else wanted
+        vectors = HashEncoder(EncoderSpec("hash", str(made))).encode_documents(inputs)
+        if made != wanted:
+            vectors = unit_rows(vectors[:, :wanted])
         for row, text in zip(vectors, inputs, strict=True):
             if _contains(text, faults.nan_containing):
                 row[0] = np.nan

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from embver_pg.cli import (
+    adoption,
     collections,
     database,
     demo,
@@ -45,6 +46,8 @@ app.command(rich_help_panel=_START)(demo.demo)
 app.command(rich_help_panel=_START)(database.init)
 app.command(rich_help_panel=_START)(database.upgrade)
 app.add_typer(database.embedded_app, name="db", rich_help_panel=_START)
+for command in (adoption.adopt, adoption.derive, adoption.check):
+    versions.app.command()(command)
 app.add_typer(collections.app, name="collection", rich_help_panel=_MODELS)
 app.add_typer(versions.app, name="version", rich_help_panel=_MODELS)
 app.add_typer(rollouts.app, name="rollout", rich_help_panel=_MODELS)

@@ -14,36 +14,43 @@ from embver_pg.cli.session import session
 app = typer.Typer(help="Model versions of a collection.", no_args_is_help=True)
 
 
+Encoder = Annotated[
+    str,
+    typer.Argument(
+        metavar="ENCODER",
+        help="provider:model, such as hash:256 or sentence-transformers:NAME-OR-PATH.",
+    ),
+]
+Metric = Annotated[str, typer.Option(help="cosine, l2 or ip.")]
+ElementType = Annotated[
+    str, typer.Option(help="vector (up to 2000 dimensions) or halfvec (up to 4000).")
+]
+Index = Annotated[str, typer.Option(help="hnsw, or none for exact search.")]
+M = Annotated[int | None, typer.Option("--m", help="HNSW: links a node. [16]")]
+EfConstruction = Annotated[int | None, typer.Option(help="HNSW: candidates while building. [64]")]
+EncoderOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        "-o",
+        metavar="NAME=VALUE",
+        help="Of the encoder: revision, query_prompt, document_prompt, dimensions,"
+        " base_url, …; repeat it.",
+    ),
+]
+
+
 @app.command()
 def add(
     ctx: typer.Context,
     name: Name,
-    encoder: Annotated[
-        str,
-        typer.Argument(
-            metavar="ENCODER",
-            help="provider:model, such as hash:256 or sentence-transformers:NAME-OR-PATH.",
-        ),
-    ],
-    metric: Annotated[str, typer.Option(help="cosine, l2 or ip.")] = "cosine",
-    element_type: Annotated[
-        str, typer.Option(help="vector (up to 2000 dimensions) or halfvec (up to 4000).")
-    ] = "vector",
-    index: Annotated[str, typer.Option(help="hnsw, or none for exact search.")] = "hnsw",
-    m: Annotated[int | None, typer.Option("--m", help="HNSW: links a node. [16]")] = None,
-    ef_construction: Annotated[
-        int | None, typer.Option(help="HNSW: candidates while building. [64]")
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--option",
-            "-o",
-            metavar="NAME=VALUE",
-            help="Of the encoder: revision, query_prompt, document_prompt, dimensions,"
-            " base_url, …; repeat it.",
-        ),
-    ] = None,
+    encoder: Encoder,
+    metric: Metric = "cosine",
+    element_type: ElementType = "vector",
+    index: Index = "hnsw",
+    m: M = None,
+    ef_construction: EfConstruction = None,
+    option: EncoderOption = None,
     sql: PrintSql = False,
 ) -> None:
     """Create a version and its empty store.
@@ -52,10 +59,7 @@ def add(
     """
     run = session(ctx)
     collection = run.collection(name)
-    spec: dict[str, Any] = {"type": index}
-    for key, value in (("m", m), ("ef_construction", ef_construction)):
-        if value is not None:
-            spec[key] = value
+    spec = index_spec(index, m, ef_construction)
     options = pairs(option or [], "--option")
     taken = {"metric", "element_type", "index"} & set(options)
     if taken:
@@ -155,6 +159,15 @@ def _call(function: str, *arguments: object) -> str:
 
     literals = sql.SQL(", ").join(sql.Literal(value) for value in arguments)
     return sql.SQL("SELECT {}({});\n").format(sql.SQL(function), literals).as_string(None)
+
+
+def index_spec(index: str, m: int | None, ef_construction: int | None) -> dict[str, Any]:
+    """The index as ``register_version`` takes it."""
+    spec: dict[str, Any] = {"type": index}
+    for key, value in (("m", m), ("ef_construction", ef_construction)):
+        if value is not None:
+            spec[key] = value
+    return spec
 
 
 def encoder_name(spec: Mapping[str, Any]) -> str:

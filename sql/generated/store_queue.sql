@@ -282,7 +282,8 @@ COMMENT ON FUNCTION {{store}}.queue_status() IS 'Counts of the queue, the ledger
 CREATE OR REPLACE FUNCTION {{store}}.clear_queue() RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
 AS $fn$
-DELETE FROM {{store}}.job;
+-- Not where a restart would copy: a job tells which document has changed.
+DELETE FROM {{store}}.job WHERE to_regclass({{store_literal}} || '.origin') IS NULL;
 $fn$;
 COMMENT ON FUNCTION {{store}}.clear_queue() IS
 'Forgets the queue of a version that is not written any more; a restart walks again.';

@@ -86,12 +86,19 @@ BEGIN
             UPDATE {{store}}.walk AS w SET walk_barrier = v_writers,
                 walk_phase = CASE WHEN v_writers = '{}' THEN 'documents' ELSE 'barrier' END,
                 walk_sweep = w.walk_sweep OR EXISTS (SELECT FROM {{store}}.embedding);
+            UPDATE {{store}}.origin_copy
+            SET touched_until = pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+            WHERE v_writers = '{}' AND touched_until IS NULL;
         WHEN 'documents', 'orphans' THEN
             IF ({{keys:v_walk}}) IS NOT NULL THEN
                 v_from := $sql$WHERE ({{keys:d}}) > ({{keys:($1)}})$sql$;
             END IF;
             -- LIMIT before the anti-join: a step costs the same wherever it stands.
-            EXECUTE CASE v_walk.walk_phase WHEN 'documents' THEN $sql$
+            EXECUTE CASE
+                WHEN v_walk.walk_phase = 'documents'
+                    AND to_regclass({{store_literal}} || '.origin') IS NOT NULL
+                THEN $sql$SELECT c.seen, c.enqueued FROM {{store}}.copy_page($1, $2) AS c$sql$
+                WHEN v_walk.walk_phase = 'documents' THEN $sql$
                 WITH page AS MATERIALIZED (
                     SELECT {{keys:d}}, d.content FROM {{schema}}.document AS d $sql$ || v_from || $sql$
                     ORDER BY {{keys:d}} LIMIT $2
@@ -152,6 +159,8 @@ COMMENT ON FUNCTION {{store}}.walk_step(int) IS
 CREATE OR REPLACE FUNCTION {{store}}.start_walk() RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
 AS $fn$
+UPDATE {{store}}.origin_copy
+SET touched_from = pg_snapshot_xmin(pg_current_snapshot())::text::bigint, touched_until = NULL;
 UPDATE {{store}}.walk SET walk_phase = 'pending', walk_ended_at = NULL, walk_barrier = NULL,
     walk_sweep = EXISTS (SELECT FROM {{store}}.embedding);
 $fn$;

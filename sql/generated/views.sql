@@ -1,7 +1,7 @@
 -- The pointer test stands outside the union: each branch keeps its index, and the branches of the
 -- other versions are pruned before they run.
 CREATE OR REPLACE VIEW {{schema}}.versions WITH (security_invoker) AS
-SELECT e.embedding, e.version, embver_row.*
+SELECT e.embedding, e.version, {{columns}}
 FROM {{source}} AS embver_row
 INNER JOIN (
 {{branches}}) AS e ON {{source_match:e}}
@@ -12,7 +12,7 @@ COMMENT ON VIEW {{schema}}.versions IS
 ' index, and keeps answering that version''s own vectors until it is retired.';
 
 CREATE OR REPLACE VIEW {{schema}}.current WITH (security_invoker) AS
-SELECT e.embedding, e.version, embver_row.*
+SELECT e.embedding, e.version, {{columns}}
 FROM {{source}} AS embver_row
 INNER JOIN (
 {{branches}}) AS e ON {{source_match:e}}

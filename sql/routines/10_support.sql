@@ -245,7 +245,12 @@ SELECT embver_internal.check_fragments(jsonb_build_object(
         'operator', CASE v.metric WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' ELSE '<#>' END,
         'score', CASE v.metric WHEN 'cosine' THEN '1 - distance' WHEN 'ip' THEN '-distance'
             ELSE '1 / (1 + distance)' END,
-        'operator_class', v.element_type || '_' || v.metric || '_ops'
+        'operator_class', v.element_type || '_' || v.metric || '_ops',
+        -- Which vector of the right length, as p.embedding, the store can hold.
+        'fits', CASE WHEN v.element_type = 'halfvec'
+                THEN 'CASE WHEN vector_norm(p.embedding) <= 65504'
+                    ' THEN l2_norm(p.embedding::halfvec) > 0 ELSE false END'
+                ELSE 'vector_norm(p.embedding) > 0' END
     ) FROM v), '{}'))
 FROM c, fragments AS f;
 $fn$;

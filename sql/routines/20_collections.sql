@@ -52,6 +52,11 @@ $fn$;
 COMMENT ON FUNCTION embver_internal.check_source(regclass) IS
 'Refuses with VM004 what the capture could not follow.';
 
+CREATE OR REPLACE FUNCTION embver_internal.is_vector_type(p_type oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path FROM CURRENT
+RETURN p_type IN ('vector'::regtype, 'halfvec'::regtype);
+COMMENT ON FUNCTION embver_internal.is_vector_type(oid) IS 'Whether a type is vector or halfvec.';
+
 CREATE OR REPLACE FUNCTION embver_internal.check_column_names(p_source regclass) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
 AS $fn$
@@ -60,7 +65,9 @@ DECLARE
 BEGIN
     SELECT a.attname INTO v_column FROM pg_attribute AS a
     WHERE a.attrelid = p_source AND a.attnum > 0 AND NOT a.attisdropped
-        AND (a.attname IN ('embedding', 'version') OR starts_with(a.attname::text, 'embver_'))
+        AND (a.attname = 'version' OR starts_with(a.attname::text, 'embver_')
+            -- Vectors made by hand, which a version may adopt; the views leave them out.
+            OR (a.attname = 'embedding' AND NOT embver_internal.is_vector_type(a.atttypid)))
     LIMIT 1;
     IF FOUND THEN
         PERFORM embver_internal.refuse_source(p_source,
@@ -132,7 +139,7 @@ BEGIN
                 format('its key column %I is nullable', v_column),
                 format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL', p_source, v_column),
                 jsonb_build_object('column', v_column));
-        ELSIF v_column = ANY (ARRAY['chunk', 'content', 'content_hash', 'encoded_at',
+        ELSIF v_column = ANY (ARRAY['embedding', 'chunk', 'content', 'content_hash', 'encoded_at',
                 'encoded_lease', 'score', 'distance', 'rank', 'ordinal', 'difference', 'queries',
                 'k', 'route_key', 'filter', 'mode', 'options', 'error', 'index_builder',
                 'index_builder_until'])
@@ -461,6 +468,7 @@ source_column AS (
         a.attcollation
     FROM pg_attribute AS a
     WHERE a.attrelid = p_collection.source AND a.attnum > 0 AND NOT a.attisdropped
+        AND a.attname <> 'embedding'
 )
 
 SELECT count(DISTINCT v.relname) <> 2 OR bool_or(CASE v.i
@@ -482,11 +490,20 @@ DECLARE
     v_collection embver_internal.collection;
     v_variables jsonb := embver_internal.variables(p_collection_id) || jsonb_build_object(
         'element_type', embver_internal.view_element_type(p_collection_id));
+    v_columns text := 'embver_row.*';
     v_retyped boolean;
 BEGIN
     SELECT c.* INTO v_collection FROM embver_internal.collection AS c
     WHERE c.collection_id = p_collection_id;
     PERFORM embver_internal.check_column_names(v_collection.source);
+    IF EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = v_collection.source
+            AND a.attname = 'embedding' AND NOT a.attisdropped) THEN
+        SELECT string_agg(format('embver_row.%I', a.attname), ', ' ORDER BY a.attnum) INTO v_columns
+        FROM pg_attribute AS a
+        WHERE a.attrelid = v_collection.source AND a.attnum > 0 AND NOT a.attisdropped
+            AND a.attname <> 'embedding';
+    END IF;
+    v_variables := v_variables || jsonb_build_object('columns', v_columns);
     -- One element type a collection: a halfvec cast to vector would lose its index.
     SELECT v_variables || jsonb_build_object('branches', coalesce(
         string_agg(embver_internal.render_template('views_version', b.variables),

@@ -147,6 +147,7 @@ BEGIN
     WHERE c.collection_id = p_collection_id;
     PERFORM embver_internal.execute_as(embver_internal.source_owner(v_collection.source),
         embver_internal.render_template('store_queue', v_variables)
+        || embver_internal.render_template('store_origin', v_variables)
         || embver_internal.render_template('store_walk', v_variables)
         || embver_internal.render_template('store_access', v_variables)
         || embver_internal.store_grants(v_variables ->> 'store'));

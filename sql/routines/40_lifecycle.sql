@@ -168,6 +168,7 @@ BEGIN
             format('embver rollout status %s; finish it, or: embver rollout abort %s',
                 v_collection.name, v_collection.name));
     END IF;
+    PERFORM embver_internal.require_origin_check(v_collection, v_version);
     INSERT INTO embver_internal.rollout AS r
         (collection_id, from_version, to_version, strategy, options)
     SELECT v_collection.collection_id, t.active, v_version.version, start_rollout.strategy,
@@ -344,6 +345,7 @@ BEGIN
         (SELECT r.rollout_id FROM embver_internal.rollout AS r
          WHERE r.collection_id = v_version.collection_id AND r.to_version = p_version
              AND r.state IN ('running', 'paused')), v_readiness);
+    PERFORM embver_internal.close_origin(v_collection, p_version);
     PERFORM embver_internal.generate_views(v_collection.collection_id);
     RETURN true;
 END

@@ -31,6 +31,7 @@ from tests.conftest import Installed, install
 
 TEMPLATE = "embver_concurrency"
 ENCODERS = {1: "hash:32", 2: "hash:48"}
+FILLED = 3  # the version that a test adopts or derives, with the encoder of version 1
 NO_INDEX = {"type": "none"}
 _ADVISORY = 2_020_000  # class of the advisory locks that hold a completion
 _PATIENCE = 30.0  # seconds until a wait that should end is called a failure
@@ -122,12 +123,14 @@ class Stage:
         owner: Owns the source and administers embver.
         worker: May only work.
         watch: A superuser, who sees what others wait for.
+        element_types: Of the versions that do not hold ``vector``.
     """
 
     urls: Installed
     owner: Session = field(init=False)
     worker: Session = field(init=False)
     watch: psycopg.Connection[Row] = field(init=False)
+    element_types: dict[int, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._sessions: list[Session] = []
@@ -229,7 +232,9 @@ class Stage:
                 lease.number,
                 [number for number, _, _ in encoded],
                 [content_hash for _, _, content_hash in encoded],
-                codec.vector_array(vectors),
+                codec.vector_array(
+                    vectors, element_type=self.element_types.get(lease.version, "vector")
+                ),
             ),
         )
 
@@ -310,6 +315,8 @@ class Stage:
         keys = [row["id"] for row in rows]
         for version in self.live():
             vectors = encode(version, [row["body"] for row in rows])
+            if self.element_types.get(version) == "halfvec":
+                vectors = vectors.astype(np.float16).astype(np.float32)
             expected = {key: vectors[i].tobytes() for i, key in enumerate(keys)}
             stored = {
                 row["id"]: np.array(row["values"], dtype=np.float32).tobytes()
@@ -360,6 +367,11 @@ class Hold:
         self.stage.start_complete(lease, self.session)
         assert self.stage.blocked(self.session), "the completion is held before its first write"
 
+    def start_walk(self, version: int) -> None:
+        """Begin a step of the walk and wait until it stands before its first vector."""
+        self.session.start(sql.SQL("SELECT * FROM {}(1000)").format(in_store(version, "walk_step")))
+        assert self.stage.blocked(self.session), "the copy is held before its first write"
+
     def release(self) -> Row:
         """Let it go on; returns what it did."""
         self.let_go()
@@ -397,7 +409,7 @@ _loaded = cache(load)
 
 def encode(version: int, texts: Sequence[str]) -> NDArray[np.float32]:
     """The vectors of a version, ``[n, d] float32``."""
-    encoder = _loaded(ENCODERS[version])
+    encoder = _loaded(ENCODERS[1 if version == FILLED else version])
     if not texts:
         return np.zeros((0, encoder.dimensions), dtype=np.float32)
     return encoder.encode_documents(texts)
@@ -435,12 +447,15 @@ def _build(server: servers.Server, admin_url: str) -> None:
                 collection.add_version(encoder, index=NO_INDEX)
         connection.execute(_HOLD)
         for version in ENCODERS:
-            connection.execute(
-                sql.SQL(
-                    "CREATE TRIGGER hold BEFORE INSERT OR UPDATE ON {} FOR EACH ROW"
-                    " EXECUTE FUNCTION hold_write()"
-                ).format(in_store(version, "embedding"))
-            )
+            connection.execute(_query(hold_trigger(version)))
+
+
+def hold_trigger(version: int) -> sql.Composable:
+    """What makes the writes of a version stop where a :class:`Hold` says so."""
+    return sql.SQL(
+        "CREATE TRIGGER hold BEFORE INSERT OR UPDATE ON {} FOR EACH ROW"
+        " EXECUTE FUNCTION hold_write()"
+    ).format(in_store(version, "embedding"))
 
 
 def _query(statement: str | sql.Composable) -> Any:

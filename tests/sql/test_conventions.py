@@ -44,6 +44,7 @@ SECURITY_DEFINER = {
     "embver_docs_v1.queue_status",
     "embver_docs_v1.request_rewalk",
     "embver_docs_v1.requeue",
+    "embver_docs_v1.sample_origin",
     "embver_docs_v1.start_walk",
     "embver_docs_v1.unaccounted",
     "embver_docs_v1.waive",

@@ -24,7 +24,10 @@ TREE = {
     "search",
     *(f"db {verb}" for verb in ("start", "stop", "url")),
     *(f"collection {verb}" for verb in ("create", "list", "show", "refresh", "drop")),
-    *(f"version {verb}" for verb in ("add", "list", "show", "retire", "drop")),
+    *(
+        f"version {verb}"
+        for verb in ("add", "adopt", "derive", "check", "list", "show", "retire", "drop")
+    ),
     *(
         f"rollout {verb}"
         for verb in (
