@@ -14,11 +14,12 @@ import pytest
 from embver_pg.client import Embver
 from embver_pg.db import Row
 from embver_pg.encoders import EncoderRefusedError, TransientEncoderError
+from embver_pg.encoders.probes import PROBES
 from embver_pg.errors import DimensionMismatch, EmbverError, InvalidArgument, NotReady
 from tests.chaos.conftest import make_docs
 from tests.chaos.processes import assert_whole, until
 from tests.conftest import Installed
-from tests.fake_endpoint import FakeEndpoint
+from tests.fake_endpoint import FakeEndpoint, Faults
 
 DOCUMENTS = 50
 POISONED = "body of " + "c81e728d9d4c2f636f067f89cc14862c"  # the second of them
@@ -78,12 +79,13 @@ def test_passing_faults_are_waited_out(
     endpoint: FakeEndpoint,
     fault: dict[str, Any],
 ) -> None:
-    for name, value in fault.items():
-        setattr(endpoint.faults, name, value)
     given_back = threading.Event()
 
     def on_step(name: str, figures: dict[str, Any]) -> None:
-        if name == "given_back":
+        if name == "claimed" and not given_back.is_set():
+            for fault_name, value in fault.items():
+                setattr(endpoint.faults, fault_name, value)
+        if name == "given_back" and endpoint.faults != Faults():
             given_back.set()
             assert leases(owner_of_step) == 0
             endpoint.heal()
@@ -103,7 +105,7 @@ def test_nobody_listens_for_a_while(
     endpoint.stop()
     refused = threading.Event()
     worker = installed.new_worker(
-        "owner", on_step=lambda name, figures: refused.set() if name == "given_back" else None
+        "owner", on_step=lambda name, figures: refused.set() if name == "resting" else None
     )
     thread = threading.Thread(target=worker.run, kwargs={"drain": True}, daemon=True)
     thread.start()
@@ -126,8 +128,8 @@ def test_a_poisoned_text_is_found_by_halves(
     assert dead["key"] == {"id": 2}
     assert "invalid" in dead["error"]
     # An innocent text is answered, and billed, once; log2(50) requests are refused.
-    assert endpoint.texts == DOCUMENTS - 1
-    assert endpoint.calls <= 13
+    assert endpoint.texts == DOCUMENTS - 1 + len(PROBES)
+    assert endpoint.calls <= 14
     assert owner.execute("SELECT count(*) AS n FROM embver_docs_v1.embedding").fetchone() == {
         "n": DOCUMENTS - 1
     }
@@ -186,7 +188,7 @@ def test_a_provider_that_stays_away_ends_a_drain(
     endpoint: FakeEndpoint,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("embver_pg.worker.run._SLOWEST", 0.05)
+    monkeypatch.setattr("embver_pg.worker.breaker._SLOWEST", 0.05)
     endpoint.faults.status = 503
     with pytest.raises(TransientEncoderError):
         installed.new_worker("owner").run(drain=True)

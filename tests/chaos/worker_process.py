@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -20,6 +22,7 @@ from typing import Any
 
 from embver_pg.db import Database
 from embver_pg.encoders import Encoder, EncoderSpec, Vectors, load
+from embver_pg.encoders.probes import PROBES
 from embver_pg.worker import Worker, stop_on_signals
 
 _printing = threading.Lock()
@@ -48,10 +51,14 @@ class Counting:
         return self.inner.encode_queries(texts)
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
+        if set(texts) <= set(PROBES):  # of the canary: no documents
+            return self.inner.encode_documents(texts)
         if self.config.get("log"):
             with Path(self.config["log"]).open("a") as log:
                 log.write(json.dumps(list(texts)) + "\n")
         step("encoding", {"documents": len(texts)}, self.config)
+        if any(self.config.get("deadly", "\0") in text for text in texts):
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does to who takes all memory
         time.sleep(self.config.get("slow", 0.0))
         return self.inner.encode_documents(texts)
 
