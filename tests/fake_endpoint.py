@@ -62,6 +62,8 @@ class FakeEndpoint:
 
     Attributes:
         faults: What goes wrong.
+        model: The model that answers, under whatever name it is asked for; another one makes
+            another space.
         calls: Requests received, faulty ones included.
         texts: Inputs that were answered with a vector.
         requests: The body of every request.
@@ -71,6 +73,7 @@ class FakeEndpoint:
 
     def __init__(self, dimensions: int = 64, *, key: str | None = None) -> None:
         self.dimensions = dimensions
+        self.model = ""
         self.key = key
         self.faults = Faults()
         self.calls = self.texts = self.in_flight_max = 0
@@ -168,7 +171,7 @@ class FakeEndpoint:
         self, inputs: list[str], body: dict[str, Any], faults: Faults
     ) -> list[dict[str, Any]]:
         wanted = faults.dimensions or body.get("dimensions") or self.dimensions
-        vectors = HashEncoder(EncoderSpec("hash", str(wanted))).encode_documents(inputs)
+        vectors = vectors_of(self.model, inputs, wanted)
         for row, text in zip(vectors, inputs, strict=True):
             if _contains(text, faults.nan_containing):
                 row[0] = np.nan
@@ -189,6 +192,12 @@ class FakeEndpoint:
         with self._lock:
             self._in_flight += step
             self.in_flight_max = max(self.in_flight_max, self._in_flight)
+
+
+def vectors_of(model: str, texts: list[str], dimensions: int) -> Any:
+    """What a model says, ``[n, d] float32``: models differ by what they read before each word."""
+    marked = [" ".join(f"{model}{word}" for word in text.split(" ")) for text in texts]
+    return HashEncoder(EncoderSpec("hash", str(dimensions))).encode_documents(marked)
 
 
 def _contains(text: str, part: str | None) -> bool:

@@ -19,7 +19,7 @@ from embver_pg.encoders.base import (
     RejectedInputError,
     Vectors,
 )
-from embver_pg.encoders.checks import validate
+from embver_pg.encoders.checks import CheckedEncoder, validate
 
 # Each shows something that another model, tokenizer or truncation would do otherwise. Versions
 # keep the texts that they were probed with: a change here touches new versions only.
@@ -140,7 +140,8 @@ def _one_by_one(encoder: Encoder, texts: Sequence[str]) -> list[tuple[int, Vecto
 
 
 def _encode(encoder: Encoder, texts: Sequence[str]) -> Vectors:
-    inner: Encoder = getattr(encoder, "inner", encoder)  # a zero vector is an answer here
+    # A zero vector, which the check for the cosine metric refuses, is an answer here.
+    inner = encoder.inner if isinstance(encoder, CheckedEncoder) else encoder
     return validate(inner.encode_documents(list(texts)), len(texts), encoder.dimensions)
 
 

@@ -14,6 +14,7 @@ from embver_pg.encoders import Encoder, EncoderSpec, checked
 from embver_pg.errors import SpaceChanged
 
 log = logging.getLogger("embver_pg.worker")
+_now = time.monotonic
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Encoders:
             EmbverError: The encoder cannot answer.
         """
         last = self._verified.get(_key(target))
-        if last is None or time.monotonic() - last.seconds >= self._interval:
+        if last is None or _now() - last.seconds >= self._interval:
             self._ask(target, self._load(target))
 
     def _load(self, target: Row) -> Encoder:
@@ -112,7 +113,7 @@ class Encoders:
         if found is not None:
             canary.compare(encoder, found, verified_at=last.at if last else None)
         read_at = found.read_at if found else None
-        self._verified[_key(target)] = _Verified(time.monotonic(), read_at)
+        self._verified[_key(target)] = _Verified(_now(), read_at)
 
 
 def _key(target: Row) -> tuple[str, int, str]:

@@ -63,6 +63,14 @@ class Counting:
         return self.inner.encode_documents(texts)
 
 
+def loaded(spec: EncoderSpec, config: dict[str, Any]) -> Encoder:
+    """The encoder; with ``fatal_load`` there is no memory for it."""
+    if config.get("fatal_load"):
+        step("loading", {}, config)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Counting(load(spec), config)
+
+
 def step(name: str, figures: dict[str, Any], config: dict[str, Any]) -> None:
     """Say where we are; wait there if asked to."""
     say({"step": name, **figures})
@@ -83,7 +91,7 @@ def main() -> None:
     worker = Worker(
         Database(config["url"]),
         **{"poll": 0.05, **config.get("options", {})},
-        encoder_for=lambda spec: Counting(load(spec), config),
+        encoder_for=lambda spec: loaded(spec, config),
         on_step=lambda name, figures: step(name, figures, config),
     )
     try:
