@@ -46,13 +46,14 @@ def read(database: Database, collection: str, version: int) -> Canary | None:
 
 
 def read_by_fingerprint(database: Database, fingerprint: str) -> Canary | None:
-    """The oldest canary of a space; None where there is none."""
+    """The oldest canary of a space that has a store; None where there is none."""
     return _read(
         database,
         "(c.collection_id, c.version) = (SELECT x.collection_id, x.version"
         " FROM embver_internal.version AS v"
         " INNER JOIN embver_internal.canary AS x USING (collection_id, version)"
-        " WHERE v.fingerprint = %s ORDER BY x.stored_at, x.collection_id, x.version LIMIT 1)",
+        " WHERE v.fingerprint = %s AND v.state <> 'dropped'"
+        " ORDER BY x.stored_at, x.collection_id, x.version LIMIT 1)",
         (fingerprint,),
     )
 

@@ -44,7 +44,8 @@ class Faults:
 
     status: int | None = None  # every request is answered with it
     retry_after: str | None = None  # … and with this header
-    reject_containing: str | None = None  # 400 for a request with such an input
+    reject_containing: str | None = None  # a refusal of a request with such an input
+    reject_status: int = 400  # … with this status
     nan_containing: str | None = None  # a NaN in the vector of such an input
     zero_containing: str | None = None  # a zero vector for such an input
     missing_vectors: int = 0  # so many fewer vectors than inputs (negative: more)
@@ -164,7 +165,7 @@ class FakeEndpoint:
         if faults.max_inputs is not None and len(inputs) > faults.max_inputs:
             return Reply(413, message="too many inputs")
         if any(_contains(text, faults.reject_containing) for text in inputs):
-            return Reply(400, message="the input is invalid", param="input")
+            return Reply(faults.reject_status, message="the input is invalid", param="input")
         return None
 
     def _data(

@@ -50,8 +50,9 @@ class Model2VecEncoder:
             raise MissingExtraError("model2vec", "model2vec")
         from model2vec import StaticModel
 
+        self._model: Any
         try:
-            self._model: Any = StaticModel.from_pretrained(
+            self._model = StaticModel.from_pretrained(
                 str(directory or spec.model),
                 normalize=False,
                 dimensionality=spec.dimensions,

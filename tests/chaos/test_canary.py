@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from embver_pg.encoders.probes import PROBES
 from embver_pg.errors import SpaceChanged
 from embver_pg.worker import Worker
 from tests.chaos.conftest import make_docs
-from tests.chaos.processes import assert_whole
+from tests.chaos.processes import assert_whole, backends, until
 from tests.conftest import Installed
 from tests.fake_endpoint import FakeEndpoint, vectors_of
 
@@ -216,6 +217,60 @@ def test_an_endpoint_that_cannot_answer_is_no_changed_model(
     endpoint.fail_next(503, times=2)
     assert worker(installed).run(drain=True).written == DOCUMENTS
     assert_whole(owner)
+
+
+def test_workers_that_begin_at_once_agree_on_one_canary(
+    installed: Installed, owner: psycopg.Connection[Row], remote: Embver
+) -> None:
+    owner.execute("DELETE FROM embver_internal.canary")
+    store = "SELECT embver_internal.store_canary('docs', 1, %s, %s, %s) AS stored"
+    vectors = ["{" + ",".join([digit] * 16) + "}" for digit in "12"]
+    stored: list[Any] = []
+    with installed.connect("worker") as first, installed.connect("worker") as second:
+
+        def late() -> None:
+            found = second.execute(store, (['"a"', '"b"'], [vectors[1]] * 2, "second")).fetchone()
+            stored.append(found)
+
+        with first.transaction():
+            assert first.execute(store, (['"a"'], [vectors[0]], "first")).fetchone() == {
+                "stored": True
+            }
+            thread = threading.Thread(target=late, daemon=True)
+            thread.start()
+            until(
+                lambda: [
+                    row
+                    for row in backends(owner, "store_canary")
+                    if row["wait_event_type"] == "Lock"
+                ],
+                "the second waits",
+            )
+        thread.join(20)
+    assert stored == [{"stored": False}]
+    rows = owner.execute("SELECT probe, vector[1] AS x FROM embver_internal.canary").fetchall()
+    assert rows == [{"probe": 1, "x": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("texts", "vectors", "code"),
+    [([], [], "VM006"), (['"a"'], [], "VM006"), (['"a"'], ["{1,2}"], "VM013")],
+)
+def test_a_canary_that_fits_no_version_is_refused(
+    owner: psycopg.Connection[Row],
+    remote: Embver,
+    texts: list[str],
+    vectors: list[str],
+    code: str,
+) -> None:
+    owner.execute("DELETE FROM embver_internal.canary")
+    with pytest.raises(psycopg.Error) as failure:
+        owner.execute(
+            "SELECT embver_internal.store_canary('docs', 1, %s::text[], %s::text[])",
+            (texts, vectors),
+        )
+    assert failure.value.sqlstate == code
+    assert owner.execute("SELECT FROM embver_internal.canary").fetchall() == []
 
 
 class TestClient:

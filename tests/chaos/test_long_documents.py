@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 import pytest
 
@@ -12,7 +14,7 @@ from tests.conftest import Installed
 LONG = 3  # of ten documents
 
 
-def filled(embver: Embver, owner: psycopg.Connection[Row], **options: str) -> Collection:
+def filled(embver: Embver, owner: psycopg.Connection[Row], **options: Any) -> Collection:
     owner.execute("CREATE TABLE docs (id bigint PRIMARY KEY, body text)")
     owner.execute(
         "INSERT INTO docs SELECT i, repeat('word ', CASE WHEN i <= %s THEN 9 ELSE 8 END) || i"

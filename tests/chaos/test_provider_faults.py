@@ -67,10 +67,13 @@ def leases(connection: psycopg.Connection[Row]) -> int:
         {"status": 429, "retry_after": "0.2"},
         {"status": 500},
         {"status": 503},
+        {"status": 408},
+        {"status": 409},
+        {"status": 425},
         {"hang_up": True},
         {"delay": 0.6},
     ],
-    ids=["429", "500", "503", "hang-up", "time-out"],
+    ids=["429", "500", "503", "408", "409", "425", "hang-up", "time-out"],
 )
 def test_passing_faults_are_waited_out(
     installed: Installed,
@@ -87,6 +90,8 @@ def test_passing_faults_are_waited_out(
                 setattr(endpoint.faults, fault_name, value)
         if name == "given_back" and endpoint.faults != Faults():
             given_back.set()
+            burnt = owner_of_step.execute("SELECT max(job_attempts) AS n FROM embver_docs_v1.job")
+            assert burnt.fetchall() == [{"n": 0}]
             assert leases(owner_of_step) == 0
             endpoint.heal()
 
@@ -118,10 +123,15 @@ def test_nobody_listens_for_a_while(
     endpoint.start = lambda: endpoint  # type: ignore[method-assign]
 
 
+@pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_poisoned_text_is_found_by_halves(
-    installed: Installed, owner: psycopg.Connection[Row], remote: Embver, endpoint: FakeEndpoint
+    installed: Installed,
+    owner: psycopg.Connection[Row],
+    remote: Embver,
+    endpoint: FakeEndpoint,
+    status: int,
 ) -> None:
-    endpoint.faults.reject_containing = POISONED
+    endpoint.faults.reject_containing, endpoint.faults.reject_status = POISONED, status
     report = installed.new_worker("owner").run(drain=True)
     assert (report.written, report.failed) == (DOCUMENTS - 1, 1)
     (dead,) = owner.execute("SELECT * FROM embver.dead_letters").fetchall()
@@ -153,13 +163,14 @@ def test_a_text_without_a_usable_vector(
     ("fault", "error"),
     [
         ({"status": 401}, EncoderRefusedError),
+        ({"status": 403}, EncoderRefusedError),
         ({"status": 404}, EncoderRefusedError),
         ({"not_json": True}, EncoderRefusedError),
         ({"missing_vectors": 1}, InvalidArgument),
         ({"missing_vectors": -1}, InvalidArgument),
         ({"dimensions": 8}, DimensionMismatch),
     ],
-    ids=["401", "404", "no-json", "too-few", "too-many", "dimensions"],
+    ids=["401", "403", "404", "no-json", "too-few", "too-many", "dimensions"],
 )
 def test_what_no_retry_helps_ends_a_drain(
     installed: Installed,
