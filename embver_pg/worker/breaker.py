@@ -58,17 +58,24 @@ class Breaker:
         self._circuits: dict[str, _Circuit] = {}
 
     def admits(self, target: Row) -> bool:
-        """Whether a store may be served now; one that is must end in one of the other methods."""
-        store: str = target["store"]
+        """Whether a store may be served now: then :meth:`passed` or :meth:`failed` must follow."""
         with self._lock:
-            circuits = [self._circuits.get(key) for key in (store, encoder_of(target))]
-            open_ones = [circuit for circuit in circuits if circuit is not None]
+            circuits = self._open(target)
             now = self._clock()
-            if any(c.until > now or c.probing not in (None, store) for c in open_ones):
+            if any(circuit.until > now or circuit.probing for circuit in circuits):
                 return False
-            for circuit in open_ones:
-                circuit.probing = store
+            for circuit in circuits:
+                circuit.probing = target["store"]
             return True
+
+    def rests(self, target: Row) -> bool:
+        """Whether what was begun for a store should not go on to its encoder."""
+        with self._lock:
+            now = self._clock()
+            return any(
+                circuit.until > now or circuit.probing not in (None, target["store"])
+                for circuit in self._open(target)
+            )
 
     def passed(self, target: Row, *, encoded: bool) -> bool:
         """Note that a store was served.
@@ -81,10 +88,7 @@ class Breaker:
             Whether its encoder is back from a rest.
         """
         with self._lock:
-            for key in (target["store"], encoder_of(target)):
-                circuit = self._circuits.get(key)
-                if circuit is not None and circuit.probing == target["store"]:
-                    circuit.probing = None
+            self._end_probe(target)
             self._circuits.pop(target["store"], None)
             return encoded and self._circuits.pop(encoder_of(target), None) is not None
 
@@ -94,17 +98,25 @@ class Breaker:
         asked = error.retry_after if isinstance(error, TransientEncoderError) else None
         reason = " ".join(str(error).split())
         with self._lock:
-            for key in (target["store"], encoder_of(target)):
-                other = self._circuits.get(key)
-                if other is not None and other.probing == target["store"]:
-                    other.probing = None
+            self._end_probe(target)
             circuit = self._circuits.setdefault(what, _Circuit())
             circuit.failures += 1
-            backed = random.uniform(0.5, 1.0) * min(0.25 * 2**circuit.failures, _SLOWEST)
+            backed = random.uniform(0.5, 1.0) * min(
+                0.25 * 2.0 ** min(circuit.failures, 16), _SLOWEST
+            )
             seconds = min(asked, _LONGEST) if asked else backed
             circuit.until = self._clock() + seconds
             is_news, circuit.reason = circuit.reason != reason, reason
             return Rest(what, seconds, circuit.failures, is_news)
+
+    def _open(self, target: Row) -> list[_Circuit]:
+        found = (self._circuits.get(key) for key in (target["store"], encoder_of(target)))
+        return [circuit for circuit in found if circuit is not None]
+
+    def _end_probe(self, target: Row) -> None:
+        for circuit in self._open(target):
+            if circuit.probing == target["store"]:
+                circuit.probing = None
 
 
 def encoder_of(target: Row) -> str:

@@ -176,6 +176,7 @@ class Worker:
         try:
             found = self._serve(target)
         except SpaceChanged:
+            self._breaker.passed(target, encoded=False)
             raise  # whoever started this worker gave it another model
         except Exception as error:
             if is_lost_connection(error):

@@ -226,7 +226,7 @@ def test_workers_that_begin_at_once_agree_on_one_canary(
     store = "SELECT embver_internal.store_canary('docs', 1, %s, %s, %s) AS stored"
     vectors = ["{" + ",".join([digit] * 16) + "}" for digit in "12"]
     stored: list[Any] = []
-    with installed.connect("worker") as first, installed.connect("worker") as second:
+    with installed.connect() as first, installed.connect() as second:
 
         def late() -> None:
             found = second.execute(store, (['"a"', '"b"'], [vectors[1]] * 2, "second")).fetchone()

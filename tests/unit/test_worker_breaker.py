@@ -50,6 +50,9 @@ def test_stores_of_one_encoder_rest_together(clock: Clock, error: Exception) -> 
     assert rest.what == encoder_of(A)
     assert not breaker.admits(A)
     assert not breaker.admits(B)
+    assert breaker.rests(A)
+    assert breaker.rests(B)
+    assert not breaker.rests(OTHER_MODEL)
     assert breaker.admits(OTHER_MODEL)
     assert breaker.admits(OTHER_PLACE)
 
@@ -59,6 +62,10 @@ def test_one_batch_probes_and_lets_the_others_in(clock: Clock) -> None:
     clock.now += breaker.failed(A, AWAY).seconds
     assert breaker.admits(B)  # the probe
     assert not breaker.admits(A)
+    assert not breaker.admits(B)  # one batch
+    # What was begun before: of the probing store it may go on, of the others it may not.
+    assert breaker.rests(A)
+    assert not breaker.rests(B)
     assert breaker.passed(B, encoded=True)  # it is back
     assert breaker.admits(A)
     assert not breaker.passed(A, encoded=True)  # which is no news
