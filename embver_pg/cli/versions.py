@@ -41,7 +41,7 @@ def add(
             "-o",
             metavar="NAME=VALUE",
             help="Of the encoder: revision, query_prompt, document_prompt, dimensions,"
-            " base_url, …; repeat it.",
+            " overflow, base_url, …; repeat it.",
         ),
     ] = None,
     sql: PrintSql = False,
