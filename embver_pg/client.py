@@ -14,9 +14,10 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from embver_pg import adoption, codec, schema, versions
+from embver_pg import adoption, canary, codec, schema, versions
 from embver_pg.db import DATABASE_URL, Database, Row, open_connection, resolve_url
 from embver_pg.encoders import Encoder, EncoderSpec, checked, load
+from embver_pg.encoders.probes import encode_probes
 from embver_pg.errors import (
     InvalidArgument,
     RouteChanged,
@@ -168,10 +169,11 @@ class Embver:
         return self.worker(**options).run(drain=True)
 
     def encoder(self, spec: Mapping[str, Any], fingerprint: str, *, cosine: bool = True) -> Encoder:
-        """The encoder of a version, checked to be the one it was made with.
+        """The encoder of a version, checked once to be the one it was made with.
 
         Raises:
             SpaceChanged: The model behind the name is another one.
+            EmbverError: The encoder cannot answer.
         """
         if fingerprint not in self._encoders:
             encoder = load(EncoderSpec.from_json(spec))
@@ -181,6 +183,9 @@ class Embver:
                     detail={"expected": fingerprint, "found": encoder.fingerprint},
                     hint="Install the same model files that the version names.",
                 )
+            known = canary.read_by_fingerprint(self.database, fingerprint)
+            if known is not None:
+                canary.compare(encoder, known)
             self._encoders[fingerprint] = checked(encoder, cosine=cosine)
         return self._encoders[fingerprint]
 
@@ -235,6 +240,10 @@ class Collection:
 
         Returns:
             The version's number.
+
+        Raises:
+            SpaceChanged: A version of the same fingerprint has vectors of another space.
+            EmbverError: An argument is refused, or the encoder cannot encode the probe texts.
         """
         spec = self._version_spec(encoder, metric, element_type, index, options)
         return versions.add_version(self._database, self.name, spec)
@@ -405,6 +414,10 @@ class Collection:
     ) -> versions.VersionSpec:
         is_encoder = hasattr(type(encoder), "encode_documents")
         loaded = cast(Encoder, encoder) if is_encoder else load(cast(Any, encoder), **options)
+        # A fingerprint names one space: a model that changed behind it needs another name.
+        known = canary.read_by_fingerprint(self._database, loaded.fingerprint)
+        if known is not None:
+            canary.compare(loaded, known)
         return versions.VersionSpec(
             encoder=loaded.spec,
             fingerprint=loaded.fingerprint,
@@ -412,6 +425,7 @@ class Collection:
             metric=metric,
             element_type=element_type,
             index=index or versions.DEFAULT_INDEX,
+            probes=encode_probes(loaded),
         )
 
     def versions(self) -> list[Row]:

@@ -12,9 +12,10 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from embver_pg import schema
+from embver_pg import canary, schema
 from embver_pg.db import Database, store_function
 from embver_pg.encoders import EncoderSpec
+from embver_pg.encoders.probes import Probes
 from embver_pg.errors import NotReady
 
 DEFAULT_INDEX: Mapping[str, Any] = {"type": "hnsw"}
@@ -31,6 +32,8 @@ class VersionSpec:
         metric: ``cosine``, ``l2`` or ``ip``.
         element_type: ``vector`` or ``halfvec``.
         index: ``{"type": "hnsw", "m": 16, "ef_construction": 64}`` or ``{"type": "none"}``.
+        probes: What the encoder says of probe texts: the version's canary. None leaves it to the
+            first worker.
     """
 
     encoder: EncoderSpec
@@ -39,6 +42,7 @@ class VersionSpec:
     metric: str = "cosine"
     element_type: str = "vector"
     index: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULT_INDEX))
+    probes: Probes | None = None
 
 
 def add_version(database: Database, collection: str, spec: VersionSpec) -> int:
@@ -142,11 +146,15 @@ def _register(connection: Any, collection: str, spec: VersionSpec) -> int:
         .fetchone()
     )
     assert row is not None
-    return int(row[0])
+    version = int(row[0])
+    if spec.probes is not None:
+        texts, vectors = canary.arguments(spec.probes)
+        schema.driver(connection).execute(canary.STORE, (collection, version, texts, vectors, None))
+    return version
 
 
 def _registration(spec: VersionSpec, collection: str, version: int) -> str:
-    """The call of register_version as a script says it; it refuses another number."""
+    """The calls that register a version as a script says them; they refuse another number."""
     arguments = (
         collection,
         json.dumps(spec.encoder.to_json()),
@@ -159,4 +167,8 @@ def _registration(spec: VersionSpec, collection: str, version: int) -> str:
     )
     literals = sql.SQL(", ").join(sql.Literal(value) for value in arguments)
     statement = sql.SQL("SELECT embver_internal.register_version({});").format(literals)
+    if spec.probes is not None:
+        values = (collection, version, *canary.arguments(spec.probes), None)
+        stored = sql.SQL("SELECT embver_internal.store_canary({}, {}, {}::text[], {}::text[], {});")
+        statement += sql.SQL("\n") + stored.format(*(sql.Literal(value) for value in values))
     return statement.as_string(None)

@@ -45,7 +45,8 @@ class Faults:
 
     status: int | None = None  # every request is answered with it
     retry_after: str | None = None  # … and with this header
-    reject_containing: str | None = None  # 400 for a request with such an input
+    reject_containing: str | None = None  # a refusal of a request with such an input
+    reject_status: int = 400  # … with this status
     nan_containing: str | None = None  # a NaN in the vector of such an input
     zero_containing: str | None = None  # a zero vector for such an input
     missing_vectors: int = 0  # so many fewer vectors than inputs (negative: more)
@@ -64,6 +65,8 @@ class FakeEndpoint:
     Attributes:
         faults: What goes wrong.
         matryoshka: Fewer dimensions are the first ones of all, at unit length again.
+        model: The model that answers, under whatever name it is asked for; another one makes
+            another space.
         calls: Requests received, faulty ones included.
         texts: Inputs that were answered with a vector.
         requests: The body of every request.
@@ -76,6 +79,7 @@ class FakeEndpoint:
     ) -> None:
         self.dimensions = dimensions
         self.matryoshka = matryoshka
+        self.model = ""
         self.key = key
         self.faults = Faults()
         self.calls = self.texts = self.in_flight_max = 0
@@ -166,7 +170,7 @@ class FakeEndpoint:
         if faults.max_inputs is not None and len(inputs) > faults.max_inputs:
             return Reply(413, message="too many inputs")
         if any(_contains(text, faults.reject_containing) for text in inputs):
-            return Reply(400, message="the input is invalid", param="input")
+            return Reply(faults.reject_status, message="the input is invalid", param="input")
         return None
 
     def _data(
@@ -174,7 +178,7 @@ class FakeEndpoint:
     ) -> list[dict[str, Any]]:
         wanted = faults.dimensions or body.get("dimensions") or self.dimensions
         made = self.dimensions if self.matryoshka else wanted
-        vectors = HashEncoder(EncoderSpec("hash", str(made))).encode_documents(inputs)
+        vectors = vectors_of(self.model, inputs, made)
         if made != wanted:
             vectors = unit_rows(vectors[:, :wanted])
         for row, text in zip(vectors, inputs, strict=True):
@@ -197,6 +201,12 @@ class FakeEndpoint:
         with self._lock:
             self._in_flight += step
             self.in_flight_max = max(self.in_flight_max, self._in_flight)
+
+
+def vectors_of(model: str, texts: list[str], dimensions: int) -> Any:
+    """What a model says, ``[n, d] float32``: models differ by what they read before each word."""
+    marked = [" ".join(f"{model}{word}" for word in text.split(" ")) for text in texts]
+    return HashEncoder(EncoderSpec("hash", str(dimensions))).encode_documents(marked)
 
 
 def _contains(text: str, part: str | None) -> bool:

@@ -35,7 +35,7 @@ EncoderOption = Annotated[
         "-o",
         metavar="NAME=VALUE",
         help="Of the encoder: revision, query_prompt, document_prompt, dimensions,"
-        " base_url, …; repeat it.",
+        " overflow, base_url, …; repeat it.",
     ),
 ]
 

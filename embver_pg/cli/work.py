@@ -24,10 +24,24 @@ def worker(
     poll: Annotated[
         float, typer.Option(min=0.01, help="Seconds between looks at an empty queue.")
     ] = 1.0,
+    canary: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds between looks whether the model behind a name is still the same; 0:"
+            " before every write.",
+        ),
+    ] = 900.0,
 ) -> None:
     """Encode what waits, until stopped by SIGTERM or Ctrl-C: a batch is finished or given back."""
     run = session(ctx)
-    options = {"batch": batch, "lease": lease, "poll": poll, "collection": collection}
+    options = {
+        "batch": batch,
+        "lease": lease,
+        "poll": poll,
+        "canary": canary,
+        "collection": collection,
+    }
     if concurrency > 1:
         from embver_pg.cli.processes import run_processes
 
@@ -61,13 +75,14 @@ def _work(run: Session, drain: bool, options: dict[str, Any]) -> None:
         "written": report.written,
         "failed": report.failed,
         "returned": report.returned,
+        "truncated": report.truncated,
         "seconds": report.seconds,
         "stopped": stopped,
     }
     run.output.emit(
         data,
         f"{report.written:,} vectors written, {report.failed:,} documents failed,"
-        f" {report.returned:,} put back, {report.seconds:.1f} s",
+        f" {report.returned:,} put back, {report.truncated:,} cut, {report.seconds:.1f} s",
     )
 
 
@@ -79,6 +94,8 @@ def _log_step(name: str, figures: dict[str, Any]) -> None:
         log.info(
             "%(store)s: %(written)s written, %(failed)s failed, %(returned)s put back", figures
         )
+        if figures["truncated"]:
+            log.info("%(store)s: %(truncated)s documents are longer than the model reads", figures)
     elif name == "given_back":
         log.info("%(store)s: lease %(lease)s given back", figures)
     elif name == "indexed":

@@ -18,6 +18,7 @@ from embver_pg.encoders.base import EncoderSpec, Vectors
 from embver_pg.encoders.checks import unit_rows
 from embver_pg.encoders.identity import fingerprint
 from embver_pg.encoders.options import checked_options
+from embver_pg.encoders.overflow import apply_policy, overflow_policy, tokens_reason
 from embver_pg.errors import InvalidArgument
 
 MAX_DIMENSIONS = 16_000  # pgvector's limit for the type vector
@@ -34,7 +35,8 @@ class HashEncoder:
         Raises:
             InvalidArgument: The name is no number from 1 to 16000.
         """
-        checked_options(spec)
+        checked_options(spec, overflow=str)
+        self._overflow = overflow_policy(spec)
         if not re.fullmatch(r"[0-9]{1,5}", spec.model) or not (
             1 <= int(spec.model) <= MAX_DIMENSIONS
         ):
@@ -54,8 +56,20 @@ class HashEncoder:
         self.fingerprint = fingerprint(spec, self.dimensions, _IDENTITY)
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
-        """The vectors of ``n`` documents, ``[n, d] float32``; none of them is zero."""
-        return self._encode(texts, self.spec.document_prompt or "")
+        """The vectors of ``n`` documents, ``[n, d] float32``; none of them is zero.
+
+        Raises:
+            RejectedInputError: With ``overflow=refuse``, documents have more than ``max_tokens``
+                words.
+        """
+        prompt = self.spec.document_prompt or ""
+        limit = self.spec.max_tokens
+        if limit is not None:
+            words = np.array([len(_WORD.findall(prompt + text)) for text in texts], dtype=np.int64)
+            apply_policy(
+                self._overflow, words > limit, limit, lambda i: tokens_reason(int(words[i]), limit)
+            )
+        return self._encode(texts, prompt)
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """The vectors of ``n`` queries, ``[n, d] float32``; none of them is zero."""

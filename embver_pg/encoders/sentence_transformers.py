@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,19 +26,21 @@ from embver_pg.encoders.batching import (
 from embver_pg.encoders.checks import unit_rows
 from embver_pg.encoders.identity import content_identity, fingerprint, local_directory
 from embver_pg.encoders.options import checked_options
+from embver_pg.encoders.overflow import apply_policy, overflow_policy, tokens_reason
 from embver_pg.encoders.torch_models import full_name, load_model
 from embver_pg.errors import InvalidArgument
 
 _DTYPES = ("float32", "bfloat16", "float16")
-_CHARACTERS_COUNTED = 16  # per token of the limit; more cannot change where the text is cut
+_CHARACTERS_COUNTED = 16  # per token of the limit, for which almost every text is too long
 
 
 class SentenceTransformersEncoder:
     """A model of the library sentence-transformers, encoded in token-budgeted batches.
 
     Options: ``token_budget`` (padded tokens in a batch), ``device``, ``dtype`` (``float32``;
-    ``bfloat16`` and ``float16`` make another space), ``alias`` (the name under which a model
-    directory is fingerprinted). ``EMBVER_TORCH_THREADS`` sets the number of threads.
+    ``bfloat16`` and ``float16`` make another space), ``overflow`` (``truncate`` or ``refuse``:
+    documents longer than the model reads), ``alias`` (the name under which a model directory is
+    fingerprinted). ``EMBVER_TORCH_THREADS`` sets the number of threads.
     """
 
     def __init__(self, spec: EncoderSpec) -> None:
@@ -48,7 +50,8 @@ class SentenceTransformersEncoder:
             MissingExtraError: The library is not installed.
             InvalidArgument: No such model, or an option it cannot follow.
         """
-        options = checked_options(spec, token_budget=int, device=str, dtype=str)
+        options = checked_options(spec, token_budget=int, device=str, dtype=str, overflow=str)
+        self._overflow = overflow_policy(spec)
         self._budget = int(options.get("token_budget", DEFAULT_TOKEN_BUDGET))
         if options.get("dtype", "float32") not in _DTYPES:
             raise InvalidArgument(
@@ -78,14 +81,26 @@ class SentenceTransformersEncoder:
         )
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
-        """The vectors of ``n`` documents, ``[n, d] float32``."""
-        return self._encode(texts, self._model.encode_document, self._document_prompt)
+        """The vectors of ``n`` documents, ``[n, d] float32``.
+
+        Raises:
+            RejectedInputError: With ``overflow=refuse``, documents are longer than the model reads.
+        """
+        return self._encode(
+            texts, self._model.encode_document, self._document_prompt, self._apply_policy
+        )
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """The vectors of ``n`` queries, ``[n, d] float32``."""
         return self._encode(texts, self._model.encode_query, self._query_prompt)
 
-    def _encode(self, texts: Sequence[str], encode: Any, prompt: str) -> Vectors:
+    def _encode(
+        self,
+        texts: Sequence[str],
+        encode: Any,
+        prompt: str,
+        look: Callable[[list[str], NDArray[np.int64]], None] = lambda texts, lengths: None,
+    ) -> Vectors:
         def batch(part: list[str]) -> Vectors:
             return np.asarray(
                 encode(part, prompt=prompt, batch_size=len(part), show_progress_bar=False),
@@ -93,23 +108,48 @@ class SentenceTransformersEncoder:
             )
 
         with self._lock:
-            lengths = self._lengths([prompt + text for text in texts])
+            prompted = [prompt + text for text in texts]
+            lengths = self._lengths(prompted)
+            look(prompted, lengths)
+            if self._limit is not None:
+                lengths = np.minimum(lengths, self._limit)
             vectors = encode_in_batches(texts, lengths, batch, self.dimensions, self._budget)
         return unit_rows(vectors) if self.spec.normalize else vectors
 
     def _lengths(self, texts: list[str]) -> NDArray[np.int64]:
-        """The lengths in tokens as the model will see them, ``[n] int64``."""
+        """The lengths in tokens, ``[n] int64``; of what is far too long, only that it is so."""
         tokenizer = getattr(self._model, "tokenizer", None)
         if not texts or self._limit is None or not callable(tokenizer):
             return approximate_lengths(texts, self._limit)
-        encoded = tokenizer(
-            [text[: self._limit * _CHARACTERS_COUNTED] for text in texts],
-            truncation=True,
-            max_length=self._limit,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        return np.fromiter(map(len, encoded["input_ids"]), dtype=np.int64, count=len(texts))
+        longest = self._limit * _CHARACTERS_COUNTED
+        lengths = _count(tokenizer, [text[:longest] for text in texts])
+        for position in np.flatnonzero(lengths <= self._limit).tolist():
+            if len(texts[position]) > longest:  # words without end: what follows may count
+                lengths[position] = _count(tokenizer, [texts[position]])[0]
+        return lengths
+
+    def _apply_policy(self, texts: list[str], lengths: NDArray[np.int64]) -> None:
+        limit = self._limit
+        if limit is not None:
+            tokenizer = self._model.tokenizer
+            apply_policy(
+                self._overflow,
+                lengths > limit,
+                limit,
+                lambda i: tokens_reason(int(_count(tokenizer, [texts[i]])[0]), limit),
+            )
+
+
+def _count(tokenizer: Any, texts: list[str]) -> NDArray[np.int64]:
+    """The tokens of whole texts, those that mark their ends included, ``[n] int64``."""
+    encoded = tokenizer(
+        texts,
+        truncation=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,  # it warns of what is longer than the model reads
+    )
+    return np.fromiter(map(len, encoded["input_ids"]), dtype=np.int64, count=len(texts))
 
 
 def _truncation(model: Any, spec: EncoderSpec) -> int | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from embver_pg.encoders import Encoder, RejectedInputError, Vectors
+from embver_pg.encoders.overflow import noting_truncated
 from embver_pg.errors import EmbverError
 
 log = logging.getLogger("embver_pg.worker")
@@ -39,11 +40,13 @@ class Encoded:
         items: Items encoded, in the order of ``vectors``.
         vectors: ``[n, d] float32``.
         failed: Items that the encoder refuses, with the reason.
+        truncated: Items of which the encoder read the beginning only.
     """
 
     items: list[Item] = field(default_factory=list)
     vectors: list[Vectors] = field(default_factory=list)
     failed: list[tuple[Item, str]] = field(default_factory=list)
+    truncated: int = 0
 
 
 def encode_batch(encoder: Encoder, items: Sequence[Item]) -> Encoded:
@@ -69,11 +72,13 @@ def encode_batch(encoder: Encoder, items: Sequence[Item]) -> Encoded:
 
     def attempt(chosen: list[str]) -> None:
         try:
-            vectors = _encoded(encoder, chosen)
+            with noting_truncated() as cut:
+                vectors = _encoded(encoder, chosen)
         except RejectedInputError as error:
             for half in _suspects(chosen, error, outcome, by_content):
                 attempt(half)
             return
+        outcome.truncated += sum(len(by_content[chosen[row]]) for row in cut)
         for row, text in enumerate(chosen):
             for item in by_content[text]:
                 outcome.items.append(item)
@@ -104,9 +109,10 @@ def _encoded(encoder: Encoder, texts: list[str]) -> Vectors:
         raise RejectedInputError(f"{type(error).__name__}: {error}") from error
 
 
-def _reason(error: EmbverError) -> str:
+def _reason(error: EmbverError, position: int) -> str:
     """What a dead letter says; PostgreSQL's text holds neither NUL nor surrogates."""
-    text = error.message[:_REASON_LENGTH].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    own: str = (error.detail.get("reasons") or {}).get(position, error.message)
+    text = own[:_REASON_LENGTH].replace("\0", "\N{REPLACEMENT CHARACTER}")
     return text.encode("utf-8", errors="replace").decode()
 
 
@@ -121,8 +127,9 @@ def _suspects(
     guilty = [texts[position] for position in positions]
     innocent = [text for number, text in enumerate(texts) if number not in set(positions)]
     if len(guilty) == 1 or error.detail.get("exact"):
-        for text in guilty:
-            outcome.failed.extend((item, _reason(error)) for item in by_content[text])
+        for position in positions:
+            reason = _reason(error, position)
+            outcome.failed.extend((item, reason) for item in by_content[texts[position]])
         return [innocent] if innocent else []
     middle = len(guilty) // 2
     return [part for part in (innocent, guilty[:middle], guilty[middle:]) if part]

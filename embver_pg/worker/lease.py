@@ -49,12 +49,14 @@ class WorkerReport:
         written: Vectors written.
         failed: Documents that became dead letters.
         returned: Documents put back because they changed meanwhile or were locked.
+        truncated: Documents of which the model read the beginning only.
         seconds: Time spent.
     """
 
     written: int = 0
     failed: int = 0
     returned: int = 0
+    truncated: int = 0
     seconds: float = 0.0
 
 
@@ -81,6 +83,7 @@ class Leases:
             on_step: Called at each step with its name and figures.
         """
         self.report = WorkerReport()
+        self.encoded = 0
         self.heart = Heart(database, worker_id, limits.lease, lambda: self.report.written)
         self._database = database
         self._worker_id = worker_id
@@ -100,7 +103,14 @@ class Leases:
         claim = sql.SQL("SELECT * FROM {}(%s, %s, make_interval(secs => %s))").format(
             store_function(store, "claim")
         )
-        rows = self._database.rows(claim, (self._worker_id, self._limits.batch, self._limits.lease))
+        arguments = (self._worker_id, self._limits.batch, self._limits.lease)
+        rows = self._database.rows(claim, arguments)
+        if not self._encoders.is_ready(target) and any(row["content"] is not None for row in rows):
+            # Who dies while a model is loaded holds no lease then: no document is to blame.
+            self._give_back(store, rows[0]["lease"])
+            if not self._load(target):
+                return 0
+            rows = self._database.rows(claim, arguments)
         if not rows:
             return 0
         lease: int = rows[0]["lease"]
@@ -110,7 +120,8 @@ class Leases:
             self._on_step("claimed", {"store": store, "lease": lease, "documents": len(items)})
             encode = partial(self._encode, target, items)
             outcome = self._background.run(encode, self._stop, self._limits.grace)
-            self._on_step("encoded", {"store": store, "lease": lease})
+            figures = {"store": store, "lease": lease, "truncated": outcome.truncated}
+            self._on_step("encoded", figures)
             self._complete(target, lease, outcome)
         except LeaseLost:
             # Another worker took over, or an earlier attempt was committed after all.
@@ -124,9 +135,24 @@ class Leases:
             self.heart.release(store, lease)
         return len(items)
 
+    def _load(self, target: Row) -> bool:
+        """Load the encoder and ask its canary; False where a stop came first."""
+        load = partial(self._encoders.of, target)
+        try:
+            self._background.run(load, self._stop, self._limits.grace)
+        except AbandonedError:
+            return False
+        self._on_step("loaded", {"store": target["store"]})
+        return True
+
     def _encode(self, target: Row, items: list[Item]) -> Encoded:
         chosen = [item for item in items if item.content is not None]
-        return encode_batch(self._encoders.of(target), chosen) if chosen else Encoded()
+        if not chosen:
+            return Encoded()
+        outcome = encode_batch(self._encoders.of(target), chosen)
+        self._encoders.verify(target)
+        self.encoded += len(chosen)
+        return outcome
 
     def _complete(self, target: Row, lease: int, outcome: Encoded) -> None:
         """Write; a lost connection or a lock in the way is tried again."""
@@ -157,7 +183,9 @@ class Leases:
         self.report.written += result["written"]
         self.report.failed += result["failed"]
         self.report.returned += result["returned"]
-        self._on_step("completed", {"store": store, "lease": lease, **result})
+        self.report.truncated += outcome.truncated
+        figures = {"store": store, "lease": lease, "truncated": outcome.truncated}
+        self._on_step("completed", {**figures, **result})
 
     def _gives_up(self, state: tenacity.RetryCallState) -> bool:
         """Whether to stop trying to write; while the server is away there is nothing better."""

@@ -18,14 +18,13 @@ import psycopg
 from embver_pg.db import Database, Row, is_lost_connection
 from embver_pg.encoders import Encoder, EncoderSpec, TransientEncoderError, load
 from embver_pg.errors import CollectionNotFound, EmbverError, InvalidArgument, SpaceChanged
+from embver_pg.worker.breaker import Breaker, encoder_of
 from embver_pg.worker.finish import Finisher
 from embver_pg.worker.lease import Leases, Limits, WorkerReport, call
 from embver_pg.worker.model import Encoders
 from embver_pg.worker.throttle import Throttle
 
 log = logging.getLogger("embver_pg.worker")
-_SLOWEST = 60.0  # seconds of back-off, at most, where the provider names none
-_LONGEST = 900.0  # … and where it does
 _STEADY = 5.0  # seconds of a short queue after which the bulk is done
 _FAILURES = 8  # in a row, after which a drain gives up
 
@@ -45,6 +44,7 @@ class Worker:
         lease: float = 300.0,
         poll: float = 1.0,
         grace: float = 5.0,
+        canary: float = 900.0,
         collection: str | None = None,
         encoder_for: Callable[[EncoderSpec], Encoder] = load,
         on_step: Callable[[str, dict[str, Any]], None] | None = None,
@@ -57,26 +57,32 @@ class Worker:
             lease: Seconds after which a silent worker's documents go to another.
             poll: Seconds between looks at an empty queue.
             grace: Seconds that an encoding may go on after a stop.
+            canary: Seconds after which a version's probe texts are encoded again, to see that the
+                model behind its name is still the same; 0: before every write.
             collection: Work for this collection only.
             encoder_for: Makes an encoder of a version's specification.
             on_step: Called at each step of the protocol with its name and figures.
 
         Raises:
-            InvalidArgument: A number is not positive.
+            InvalidArgument: A number is not positive, or ``canary`` is negative.
         """
         for name, value in (("batch", batch), ("lease", lease), ("poll", poll)):
             if not value > 0:
                 raise InvalidArgument(
                     f"A worker's {name} must be positive, not {value!r}.", detail={name: value}
                 )
+        if not canary >= 0:
+            raise InvalidArgument(
+                f"A worker's canary must be 0 seconds or more, not {canary!r}.",
+                detail={"canary": canary},
+            )
         self.database = database
         self.worker_id = uuid4()
         self._batch = batch
         self._poll = poll
         self._collection = collection
         self._on_step = on_step or (lambda name, figures: None)
-        self._resting: dict[str, float] = {}
-        self._failures: dict[str, int] = {}
+        self._breaker = Breaker()
         self._said: dict[str, str] = {}
         self._short_since: dict[str, float] = {}
         self._stop = threading.Event()
@@ -87,7 +93,7 @@ class Worker:
             database,
             self.worker_id,
             Limits(batch, lease, grace),
-            Encoders(encoder_for),
+            Encoders(encoder_for, database, canary),
             self._stop,
             self._on_step,
         )
@@ -171,33 +177,44 @@ class Worker:
 
     def _attend(self, target: Row, drain: bool) -> tuple[bool, bool]:
         """Serve a store unless it rests; what fails is its own trouble, and not the others'."""
-        store: str = target["store"]
-        if self._resting.get(store, 0.0) > time.monotonic():
+        if not self._breaker.admits(target):
             return False, True
+        before = self._leases.encoded
         try:
             found = self._serve(target)
         except SpaceChanged:
+            self._breaker.passed(target, encoded=False)
             raise  # whoever started this worker gave it another model
         except Exception as error:
             if is_lost_connection(error):
+                self._breaker.passed(target, encoded=False)
                 raise
-            if all(row["store"] != store for row in self._targets()):
+            if all(row["store"] != target["store"] for row in self._targets()):
+                self._breaker.passed(target, encoded=False)
                 return False, False  # retired or dropped meanwhile
-            passing = isinstance(error, TransientEncoderError | psycopg.OperationalError)
-            delay = self._back_off(store, error)
-            is_waiting = isinstance(error, psycopg.errors.LockNotAvailable)
-            if drain and not is_waiting and (not passing or self._failures[store] > _FAILURES):
-                raise
-            log.log(
-                logging.WARNING if passing else logging.ERROR,
-                "%s rests for %.1f s: %s",
-                store,
-                delay,
-                " ".join(str(error).split()),
-                exc_info=not isinstance(error, EmbverError | psycopg.Error),
-            )
+            self._rest(target, error, drain)
             return False, True
+        if self._breaker.passed(target, encoded=self._leases.encoded > before):
+            log.info("%s answers again", encoder_of(target))
         return found
+
+    def _rest(self, target: Row, error: Exception, drain: bool) -> None:
+        """Leave a store or its encoder alone for a while; a drain gives up after some."""
+        passing = isinstance(error, TransientEncoderError | psycopg.OperationalError)
+        rest = self._breaker.failed(target, error)
+        is_waiting = isinstance(error, psycopg.errors.LockNotAvailable)
+        if drain and not is_waiting and (not passing or rest.failures > _FAILURES):
+            raise error
+        level = logging.WARNING if passing else logging.ERROR
+        log.log(
+            level if passing or rest.is_news else logging.DEBUG,
+            "%s rests for %.1f s: %s",
+            rest.what,
+            rest.seconds,
+            " ".join(str(error).split()),
+            exc_info=not isinstance(error, EmbverError | psycopg.Error),
+        )
+        self._on_step("resting", {"what": rest.what, "seconds": rest.seconds})
 
     def _serve(self, target: Row) -> tuple[bool, bool]:
         """One batch, or one step of the walk, or the end of the filling."""
@@ -205,7 +222,6 @@ class Worker:
         claimed = self._leases.work(target)
         if claimed:
             self._said.pop(store, None)
-            self._failures.pop(store, None)
         if claimed >= self._batch:
             return True, True
         queue = call(self.database, store, "queue_status")
@@ -248,15 +264,6 @@ class Worker:
             self._short_since.pop(store, None)
             return False
         return time.monotonic() - self._short_since.setdefault(store, time.monotonic()) > _STEADY
-
-    def _back_off(self, store: str, error: Exception) -> float:
-        """Seconds to leave a store alone: exponential with jitter, or what was asked for."""
-        count = self._failures[store] = self._failures.get(store, 0) + 1
-        asked = error.retry_after if isinstance(error, TransientEncoderError) else None
-        backed = random.uniform(0.5, 1.0) * min(0.25 * 2**count, _SLOWEST)
-        delay = min(asked, _LONGEST) if asked else backed
-        self._resting[store] = time.monotonic() + delay
-        return delay
 
     def _say(self, store: str, reason: str) -> None:
         """Tell why nothing happens, once."""

@@ -31,6 +31,33 @@ $fn$;
 COMMENT ON FUNCTION {{store}}.requeue_lease({{store}}.lease, int[], interval, int) IS
 'Puts the documents of a lease that are not done back into the queue.';
 
+CREATE OR REPLACE FUNCTION {{store}}.expire_lease(p_lease {{store}}.lease) RETURNS void
+LANGUAGE sql VOLATILE SET search_path FROM CURRENT
+AS $fn$
+-- Only what has something to encode can have killed a worker; the rest is settled by a completion.
+WITH vanished AS MATERIALIZED (
+    SELECT i.* FROM {{store}}.lease_items(p_lease) AS i
+    INNER JOIN {{schema}}.document AS d ON {{match:d,i}}
+    LEFT JOIN {{store}}.embedding AS e ON {{match:e,i}} AND e.chunk = 0
+    WHERE i.job_attempts + 1 >= 5 AND embver.hash(d.content) IS DISTINCT FROM e.content_hash
+        AND d.content IS NOT NULL
+), buried AS (
+    -- Without a hash: nobody knows which content it was.
+    INSERT INTO {{store}}.dead_letter AS b ({{keys}}, dead_error, dead_attempts)
+    SELECT {{keys:v}}, format('the worker died or vanished %s times while encoding it',
+        v.job_attempts + 1), v.job_attempts + 1
+    FROM vanished AS v
+    ORDER BY {{keys:v}}
+    ON CONFLICT ({{keys}}) DO UPDATE SET dead_hash = excluded.dead_hash,
+        dead_error = excluded.dead_error, dead_attempts = excluded.dead_attempts,
+        dead_at = excluded.dead_at, waived_at = NULL, waived_by = NULL, waived_reason = NULL
+)
+SELECT {{store}}.requeue_lease(p_lease, ARRAY(SELECT v.ordinal FROM vanished AS v), '0', 1);
+$fn$;
+COMMENT ON FUNCTION {{store}}.expire_lease({{store}}.lease) IS
+'Puts the documents of a lease whose worker is gone back into the queue, one attempt older; at'
+' the fifth they become dead letters instead.';
+
 CREATE OR REPLACE FUNCTION {{store}}.claim(
     p_worker uuid, p_limit int, p_lease interval DEFAULT '5 min', p_bytes bigint DEFAULT 16777216
 ) RETURNS TABLE (lease bigint, item int, content text, content_hash bytea)
@@ -50,13 +77,23 @@ BEGIN
             ORDER BY x.lease_seq LIMIT 4 FOR UPDATE SKIP LOCKED)
         RETURNING l.*
     LOOP
-        PERFORM {{store}}.requeue_lease(v_lease, '{}', '0', 1);
+        PERFORM {{store}}.expire_lease(v_lease);
     END LOOP;
 
-    WITH picked AS (
+    -- A document whose worker died twice is leased alone when its turn comes: if it is what kills
+    -- them, it takes no innocent with it.
+    WITH candidate AS MATERIALIZED (
+        SELECT x.ctid, x.job_priority, x.job_seq, x.job_attempts >= 2 AS is_suspect
+        FROM {{store}}.job AS x WHERE x.job_due_at <= clock_timestamp()
+        ORDER BY x.job_priority, x.job_seq LIMIT p_limit FOR UPDATE SKIP LOCKED
+    ), foremost AS MATERIALIZED (
+        SELECT c.ctid, c.is_suspect FROM candidate AS c ORDER BY c.job_priority, c.job_seq LIMIT 1
+    ), picked AS (
         DELETE FROM {{store}}.job AS j WHERE j.ctid = ANY (ARRAY(
-            SELECT x.ctid FROM {{store}}.job AS x WHERE x.job_due_at <= clock_timestamp()
-            ORDER BY x.job_priority, x.job_seq LIMIT p_limit FOR UPDATE SKIP LOCKED))
+            SELECT f.ctid FROM foremost AS f WHERE f.is_suspect
+            UNION ALL
+            SELECT c.ctid FROM candidate AS c
+            WHERE NOT c.is_suspect AND EXISTS (SELECT FROM foremost AS f WHERE NOT f.is_suspect)))
         RETURNING j.*
     ), document AS (
         SELECT {{keys:p}}, min(p.job_priority) AS job_priority, max(p.job_attempts) AS job_attempts,
@@ -208,6 +245,10 @@ BEGIN
     WHERE {{match:b,i}} AND i.ordinal = ANY (v_done)
         AND NOT EXISTS (SELECT FROM unnest(p_items, p_errors) AS r (ordinal, error)
             WHERE r.ordinal = i.ordinal AND r.error IS NOT NULL);
+    -- What the worker encoded, or was told to be refused, did not kill it.
+    v_lease.job_attempts := ARRAY(
+        SELECT CASE WHEN i.ordinal = ANY (p_items) THEN 0 ELSE i.job_attempts END
+        FROM {{store}}.lease_items(v_lease) AS i ORDER BY i.ordinal);
     PERFORM {{store}}.requeue_lease(v_lease, v_done, '0.2 s', 0);
     returned := cardinality(v_lease.job_attempts) - (
         SELECT count(DISTINCT x.ordinal) FROM unnest(v_done) AS x (ordinal));

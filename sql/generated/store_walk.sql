@@ -107,6 +107,9 @@ BEGIN
                     SELECT {{keys:p}}, 100 FROM page AS p
                     LEFT JOIN {{store}}.embedding AS e ON {{match:e,p}} AND e.chunk = 0
                     WHERE embver.hash(p.content) IS DISTINCT FROM e.content_hash
+                        -- What killed workers waits for an edit or a requeue, and no other walk.
+                        AND NOT EXISTS (SELECT FROM {{store}}.dead_letter AS b
+                            WHERE {{match:b,p}} AND b.dead_hash IS NULL)
                     RETURNING 1
                 ), moved AS (
                     UPDATE {{store}}.walk AS w SET ({{keys}}) = (SELECT {{keys:l}} FROM page AS l

@@ -68,10 +68,12 @@ BEGIN
         'USAGE ON SCHEMA embver, embver_internal');
     PERFORM embver_internal.grant_to_role('embver_worker',
         'SELECT ON embver_internal.collection, embver_internal.version, embver_internal.rollout,'
-        ' embver_internal.route, embver_internal.alembic_version, embver_internal.throttle');
+        ' embver_internal.route, embver_internal.canary, embver_internal.throttle,'
+        ' embver_internal.alembic_version');
     PERFORM embver_internal.grant_to_role('embver_worker',
         'EXECUTE ON FUNCTION embver_internal.writable_versions, embver_internal.store_name,'
-        ' embver_internal.check_throttle, embver_internal.worker_throttled,'
+        ' embver_internal.store_canary, embver_internal.check_throttle,'
+        ' embver_internal.worker_throttled,'
         ' embver_internal.register_worker, embver_internal.worker_seen,'
         ' embver_internal.forget_worker');
 
@@ -79,7 +81,8 @@ BEGIN
         'USAGE ON SCHEMA embver, embver_internal');
     PERFORM embver_internal.grant_to_role('embver_reader',
         'SELECT ON embver_internal.collection, embver_internal.version, embver_internal.route,'
-        ' embver_internal.alembic_version, embver.collections, embver.versions');
+        ' embver_internal.canary, embver_internal.alembic_version, embver.collections,'
+        ' embver.versions');
     PERFORM embver_internal.grant_to_role('embver_reader',
         'EXECUTE ON FUNCTION embver.route, embver.query, embver_internal.route_versions,'
         ' embver_internal.fail,'

@@ -14,11 +14,12 @@ import pytest
 from embver_pg.client import Embver
 from embver_pg.db import Row
 from embver_pg.encoders import EncoderRefusedError, TransientEncoderError
+from embver_pg.encoders.probes import PROBES
 from embver_pg.errors import DimensionMismatch, EmbverError, InvalidArgument, NotReady
 from tests.chaos.conftest import make_docs
 from tests.chaos.processes import assert_whole, until
 from tests.conftest import Installed
-from tests.fake_endpoint import FakeEndpoint
+from tests.fake_endpoint import FakeEndpoint, Faults
 
 DOCUMENTS = 50
 POISONED = "body of " + "c81e728d9d4c2f636f067f89cc14862c"  # the second of them
@@ -66,10 +67,13 @@ def leases(connection: psycopg.Connection[Row]) -> int:
         {"status": 429, "retry_after": "0.2"},
         {"status": 500},
         {"status": 503},
+        {"status": 408},
+        {"status": 409},
+        {"status": 425},
         {"hang_up": True},
         {"delay": 0.6},
     ],
-    ids=["429", "500", "503", "hang-up", "time-out"],
+    ids=["429", "500", "503", "408", "409", "425", "hang-up", "time-out"],
 )
 def test_passing_faults_are_waited_out(
     installed: Installed,
@@ -78,13 +82,16 @@ def test_passing_faults_are_waited_out(
     endpoint: FakeEndpoint,
     fault: dict[str, Any],
 ) -> None:
-    for name, value in fault.items():
-        setattr(endpoint.faults, name, value)
     given_back = threading.Event()
 
     def on_step(name: str, figures: dict[str, Any]) -> None:
-        if name == "given_back":
+        if name == "claimed" and not given_back.is_set():
+            for fault_name, value in fault.items():
+                setattr(endpoint.faults, fault_name, value)
+        if name == "given_back" and endpoint.faults != Faults():
             given_back.set()
+            burnt = owner_of_step.execute("SELECT max(job_attempts) AS n FROM embver_docs_v1.job")
+            assert burnt.fetchall() == [{"n": 0}]
             assert leases(owner_of_step) == 0
             endpoint.heal()
 
@@ -103,7 +110,7 @@ def test_nobody_listens_for_a_while(
     endpoint.stop()
     refused = threading.Event()
     worker = installed.new_worker(
-        "owner", on_step=lambda name, figures: refused.set() if name == "given_back" else None
+        "owner", on_step=lambda name, figures: refused.set() if name == "resting" else None
     )
     thread = threading.Thread(target=worker.run, kwargs={"drain": True}, daemon=True)
     thread.start()
@@ -116,18 +123,23 @@ def test_nobody_listens_for_a_while(
     endpoint.start = lambda: endpoint  # type: ignore[method-assign]
 
 
+@pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_poisoned_text_is_found_by_halves(
-    installed: Installed, owner: psycopg.Connection[Row], remote: Embver, endpoint: FakeEndpoint
+    installed: Installed,
+    owner: psycopg.Connection[Row],
+    remote: Embver,
+    endpoint: FakeEndpoint,
+    status: int,
 ) -> None:
-    endpoint.faults.reject_containing = POISONED
+    endpoint.faults.reject_containing, endpoint.faults.reject_status = POISONED, status
     report = installed.new_worker("owner").run(drain=True)
     assert (report.written, report.failed) == (DOCUMENTS - 1, 1)
     (dead,) = owner.execute("SELECT * FROM embver.dead_letters").fetchall()
     assert dead["key"] == {"id": 2}
     assert "invalid" in dead["error"]
     # An innocent text is answered, and billed, once; log2(50) requests are refused.
-    assert endpoint.texts == DOCUMENTS - 1
-    assert endpoint.calls <= 13
+    assert endpoint.texts == DOCUMENTS - 1 + len(PROBES)
+    assert endpoint.calls <= 14
     assert owner.execute("SELECT count(*) AS n FROM embver_docs_v1.embedding").fetchone() == {
         "n": DOCUMENTS - 1
     }
@@ -151,13 +163,14 @@ def test_a_text_without_a_usable_vector(
     ("fault", "error"),
     [
         ({"status": 401}, EncoderRefusedError),
+        ({"status": 403}, EncoderRefusedError),
         ({"status": 404}, EncoderRefusedError),
         ({"not_json": True}, EncoderRefusedError),
         ({"missing_vectors": 1}, InvalidArgument),
         ({"missing_vectors": -1}, InvalidArgument),
         ({"dimensions": 8}, DimensionMismatch),
     ],
-    ids=["401", "404", "no-json", "too-few", "too-many", "dimensions"],
+    ids=["401", "403", "404", "no-json", "too-few", "too-many", "dimensions"],
 )
 def test_what_no_retry_helps_ends_a_drain(
     installed: Installed,
@@ -186,7 +199,7 @@ def test_a_provider_that_stays_away_ends_a_drain(
     endpoint: FakeEndpoint,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("embver_pg.worker.run._SLOWEST", 0.05)
+    monkeypatch.setattr("embver_pg.worker.breaker._SLOWEST", 0.05)
     endpoint.faults.status = 503
     with pytest.raises(TransientEncoderError):
         installed.new_worker("owner").run(drain=True)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -20,6 +22,7 @@ from typing import Any
 
 from embver_pg.db import Database
 from embver_pg.encoders import Encoder, EncoderSpec, Vectors, load
+from embver_pg.encoders.probes import PROBES
 from embver_pg.worker import Worker, stop_on_signals
 
 _printing = threading.Lock()
@@ -48,12 +51,24 @@ class Counting:
         return self.inner.encode_queries(texts)
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
+        if set(texts) <= set(PROBES):  # of the canary: no documents
+            return self.inner.encode_documents(texts)
         if self.config.get("log"):
             with Path(self.config["log"]).open("a") as log:
                 log.write(json.dumps(list(texts)) + "\n")
         step("encoding", {"documents": len(texts)}, self.config)
+        if any(self.config.get("deadly", "\0") in text for text in texts):
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does to who takes all memory
         time.sleep(self.config.get("slow", 0.0))
         return self.inner.encode_documents(texts)
+
+
+def loaded(spec: EncoderSpec, config: dict[str, Any]) -> Encoder:
+    """The encoder; with ``fatal_load`` there is no memory for it."""
+    if config.get("fatal_load"):
+        step("loading", {}, config)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Counting(load(spec), config)
 
 
 def step(name: str, figures: dict[str, Any], config: dict[str, Any]) -> None:
@@ -76,7 +91,7 @@ def main() -> None:
     worker = Worker(
         Database(config["url"]),
         **{"poll": 0.05, **config.get("options", {})},
-        encoder_for=lambda spec: Counting(load(spec), config),
+        encoder_for=lambda spec: loaded(spec, config),
         on_step=lambda name, figures: step(name, figures, config),
     )
     try:

@@ -64,6 +64,14 @@ def test_upgraded_goes_on_working(upgraded: Installed) -> None:
 
         report = embver.drain(encoder_for=scenario.squeamish)
         assert (report.written, report.failed) == (10, 0)
+        # Versions of a release without canaries get theirs from the first worker.
+        events = owner.execute(
+            "SELECT version, reason FROM embver.events WHERE kind = 'store_canary' ORDER BY version"
+        ).fetchall()
+        assert [row["version"] for row in events] == [1, 2]
+        assert {row["reason"] for row in events} == {
+            "the version had none: made by its first worker"
+        }
         for version in (1, 2):
             # The waived dead letter is missing for good reason.
             assert articles.verify(version) == {**scenario.CLEAN, "missing": 1}

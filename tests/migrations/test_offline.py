@@ -57,6 +57,8 @@ CATALOG = {
             v.element_type, v.index_spec
         FROM embver_internal.version AS v JOIN embver_internal.collection AS c
             USING (collection_id)""",
+    "canaries": """
+        SELECT c.version, c.probe, c.probe_text, c.vector FROM embver_internal.canary AS c""",
     "events": """
         SELECT e.actor, e.collection, e.version, e.kind, e.after FROM embver_internal.event AS e""",
     "revision": "SELECT v.version_num FROM embver_internal.alembic_version AS v",

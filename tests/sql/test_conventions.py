@@ -21,6 +21,7 @@ SECURITY_DEFINER = {
     "embver_internal.forget_worker",
     "embver_internal.grant_to_owner",
     "embver_internal.register_worker",
+    "embver_internal.store_canary",
     "embver_internal.worker_seen",
     "embver_internal.worker_throttled",
     "embver_docs.capture_delete",
