@@ -130,6 +130,21 @@ class Embver:
         """Work until every live store is filled and nothing waits."""
         return self.worker(**options).run(drain=True)
 
+    def set_encoder_limits(
+        self, encoder: str, *, base_url: str | None = None, **limits: float
+    ) -> None:
+        """What all workers of one encoder share; see ``embver.set_encoder_limits``.
+
+        Args:
+            encoder: ``provider:model``, of some version.
+            base_url: Where versions use the model at several addresses.
+            **limits: ``requests_per_minute``, ``tokens_per_minute``, ``concurrency``; none of
+                them removes the limits.
+        """
+        self.database.rows(
+            "SELECT embver.set_encoder_limits(%s, %s, %s)", (encoder, Jsonb(limits), base_url)
+        )
+
     def encoder(self, spec: Mapping[str, Any], fingerprint: str, *, cosine: bool = True) -> Encoder:
         """The encoder of a version, checked to be the one it was made with.
 
@@ -276,8 +291,20 @@ class Collection:
         self._database.rows("SELECT embver.pause_rollout(%s, %s)", (self.name, reason))
 
     def resume_rollout(self) -> None:
-        """Go on filling."""
+        """Go on filling.
+
+        Raises:
+            BudgetExceeded: What the budget refused still does not fit.
+        """
         self._database.rows("SELECT embver.resume_rollout(%s)", (self.name,))
+
+    def set_budget(self, **budget: float | None) -> None:
+        """Change the budget of the open rollout; see ``embver.set_budget``.
+
+        Args:
+            **budget: ``tokens``, ``requests``, ``cost``, ``price_per_million``; None removes one.
+        """
+        self._database.rows("SELECT embver.set_budget(%s, %s)", (self.name, Jsonb(budget)))
 
     def abort_rollout(self, reason: str | None = None) -> None:
         """Go back to the state before the rollout."""

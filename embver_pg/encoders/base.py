@@ -82,9 +82,10 @@ class EncoderSpec:
         normalize: Whether vectors are scaled to unit length.
         max_tokens: Where inputs are cut, in tokens; None: the model's own limit.
         dimensions: The length of vectors; None: the model's own.
-        options: What does not change the space: ``base_url``, batch sizes, ``device``. Two
-            are exceptions: ``dtype`` other than float32 makes another space, and ``alias``
-            states the name that the fingerprint uses for the model.
+        options: What does not change the space: ``base_url``, batch sizes, ``device``,
+            ``price_per_million`` (tokens, in a currency of your choice). Two are exceptions:
+            ``dtype`` other than float32 makes another space, and ``alias`` states the name
+            that the fingerprint uses for the model.
     """
 
     provider: str

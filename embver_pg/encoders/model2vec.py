@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embver_pg.encoders.base import (
     EncoderSpec,
@@ -75,6 +76,15 @@ class Model2VecEncoder:
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """The vectors of ``n`` queries, ``[n, d] float32``."""
         return self._encode(texts, self.spec.query_prompt or "")
+
+    def count_tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """The tokens of each document as the model sees it, ``[n] int64``."""
+        prompt = self.spec.document_prompt or ""
+        found = self._model.tokenizer.encode_batch(
+            [prompt + text for text in texts], add_special_tokens=False
+        )
+        counts = np.fromiter((len(each.ids) for each in found), np.int64, count=len(texts))
+        return counts if self._limit is None else np.minimum(counts, self._limit)
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         if not texts:

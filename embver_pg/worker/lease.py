@@ -20,6 +20,7 @@ from embver_pg.errors import LeaseLost
 from embver_pg.worker.background import AbandonedError, Background
 from embver_pg.worker.batch import Encoded, Item, encode_batch, stacked
 from embver_pg.worker.heart import Heart
+from embver_pg.worker.meter import Meter
 from embver_pg.worker.model import Encoders
 
 log = logging.getLogger("embver_pg.worker")
@@ -89,10 +90,12 @@ class Leases:
         self._stop = stop
         self._on_step = on_step
         self._background = Background("embver-encoder")
+        self._meter = Meter(database, worker_id, limits.lease, stop)
 
     def close(self) -> None:
-        """End the encoder's thread."""
+        """End the encoder's thread, and record what was spent."""
         self._background.close()
+        self._meter.flush()
 
     def work(self, target: Row) -> int:
         """Claim, encode and complete one batch; the number of documents it had."""
@@ -126,7 +129,9 @@ class Leases:
 
     def _encode(self, target: Row, items: list[Item]) -> Encoded:
         chosen = [item for item in items if item.content is not None]
-        return encode_batch(self._encoders.of(target), chosen) if chosen else Encoded()
+        if not chosen:
+            return Encoded()
+        return encode_batch(self._meter.over(target, self._encoders.of(target)), chosen)
 
     def _complete(self, target: Row, lease: int, outcome: Encoded) -> None:
         """Write; a lost connection or a lock in the way is tried again."""

@@ -68,9 +68,13 @@ BEGIN
         'USAGE ON SCHEMA embver, embver_internal');
     PERFORM embver_internal.grant_to_role('embver_worker',
         'SELECT ON embver_internal.collection, embver_internal.version, embver_internal.rollout,'
-        ' embver_internal.route, embver_internal.alembic_version');
+        ' embver_internal.route, embver_internal.alembic_version, embver_internal.encoder_limit');
     PERFORM embver_internal.grant_to_role('embver_worker',
         'EXECUTE ON FUNCTION embver_internal.writable_versions, embver_internal.store_name,'
+        ' embver_internal.worker_targets, embver_internal.encoder_price,'
+        ' embver_internal.reserve_spend, embver_internal.settle_spend,'
+        ' embver_internal.record_spend, embver_internal.acquire_encoder,'
+        ' embver_internal.release_encoder,'
         ' embver_internal.register_worker, embver_internal.worker_seen,'
         ' embver_internal.forget_worker');
 

@@ -18,9 +18,14 @@ OURS = "n.nspname ~ '^embver'"
 
 # Functions that must see every row of the source, or write what their caller may not.
 SECURITY_DEFINER = {
+    "embver_internal.acquire_encoder",
     "embver_internal.forget_worker",
     "embver_internal.grant_to_owner",
+    "embver_internal.record_spend",
     "embver_internal.register_worker",
+    "embver_internal.release_encoder",
+    "embver_internal.reserve_spend",
+    "embver_internal.settle_spend",
     "embver_internal.worker_seen",
     "embver_docs.capture_delete",
     "embver_docs.capture_delete_by_name",
