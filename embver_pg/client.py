@@ -19,6 +19,8 @@ from embver_pg.encoders import Encoder, EncoderSpec, checked, load
 from embver_pg.errors import RouteChanged, SpaceChanged, VersionNotFound
 from embver_pg.evaluation.golden_files import GoldenSet, read_golden_set
 from embver_pg.evaluation.run import Evaluation, Gate, evaluate_version, record_gate
+from embver_pg.planning import Plan, make_plan
+from embver_pg.planning.plan import DEFAULT_SAMPLE
 from embver_pg.worker import Worker, WorkerReport
 
 
@@ -269,6 +271,49 @@ class Collection:
     def drop_version(self, version: int, *, timeout: float = 60.0) -> None:
         """Drop the store of a created or retired version."""
         versions.drop_version(self._database, self.name, version, timeout=timeout)
+
+    def plan(
+        self,
+        encoder: int | str | EncoderSpec | Encoder,
+        *,
+        element_type: str = "vector",
+        index: Mapping[str, Any] | None = None,
+        price: float | None = None,
+        sample: int = DEFAULT_SAMPLE,
+        encode: bool = True,
+        **options: Any,
+    ) -> Plan:
+        """What a rollout would cost; nothing is written.
+
+        Args:
+            encoder: The number of a version, or what :meth:`add_version` takes.
+            element_type: As in :meth:`add_version`; a version has its own.
+            index: Likewise.
+            price: Of a million tokens; default the encoder's option ``price_per_million``.
+            sample: Rows to look at.
+            encode: Measure the time by encoding up to 256 of them (an endpoint bills them).
+            **options: Fields or options of the encoder.
+        """
+        version = None
+        cosine = True
+        if isinstance(encoder, int):
+            row = self.version(encoder)
+            version, element_type, index = encoder, row["element_type"], row["index_spec"]
+            cosine = row["metric"] == "cosine"
+            encoder = self.embver.encoder(row["encoder"], row["fingerprint"], cosine=cosine)
+        elif isinstance(encoder, str | EncoderSpec):
+            encoder = load(encoder, **options)
+        return make_plan(
+            self._database,
+            self.name,
+            checked(encoder, cosine=cosine),
+            version=version,
+            element_type=element_type,
+            index=index or versions.DEFAULT_INDEX,
+            price=price,
+            sample=sample,
+            encode=encode,
+        )
 
     def retire_version(self, version: int) -> None:
         """Stop the writes of a version that serves no more."""

@@ -13,6 +13,7 @@ from embver_pg.cli import (
     demo,
     evaluate,
     golden,
+    limits,
     repair,
     rollouts,
     routes,
@@ -52,6 +53,7 @@ app.command(rich_help_panel=_QUALITY)(search.search)
 app.add_typer(golden.app, name="golden", rich_help_panel=_QUALITY)
 app.command(rich_help_panel=_QUALITY)(evaluate.evaluate)
 app.command(rich_help_panel=_OPERATION)(work.worker)
+app.command(rich_help_panel=_OPERATION)(limits.limits)
 app.command(rich_help_panel=_OPERATION)(status.status)
 app.command(rich_help_panel=_OPERATION)(repair.verify)
 app.command(rich_help_panel=_OPERATION)(repair.requeue)

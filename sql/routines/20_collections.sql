@@ -506,6 +506,7 @@ BEGIN
     PERFORM embver_internal.generate_capture(v_id);
     PERFORM embver_internal.generate_search(v_id);
     PERFORM embver_internal.generate_views(v_id);
+    PERFORM embver_internal.generate_sampling(v_id);
     PERFORM embver_internal.install_triggers(v_id);
     PERFORM embver_internal.grant_collection(v_id);
     PERFORM embver_internal.record_event(name, NULL, 'create_collection', NULL, NULL,
@@ -545,6 +546,7 @@ BEGIN
     PERFORM embver_internal.generate_capture(v_id);
     PERFORM embver_internal.generate_search(v_id);
     PERFORM embver_internal.generate_views(v_id);
+    PERFORM embver_internal.generate_sampling(v_id);
     FOR v_trigger IN
         SELECT t.tgname, t.tgrelid::regclass AS relation
         FROM pg_trigger AS t

@@ -44,7 +44,8 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = 'embver_admin') THEN
         PERFORM embver_internal.execute_as(
             embver_internal.source_owner(v_collection.source), format(
-                'GRANT EXECUTE ON FUNCTION %s.document_names TO embver_admin;', v_schema));
+                'GRANT EXECUTE ON FUNCTION %1$s.document_names, %1$s.count_documents,'
+                ' %1$s.sample_documents TO embver_admin;', v_schema));
     END IF;
 END
 $fn$;

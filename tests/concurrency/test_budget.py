@@ -314,6 +314,7 @@ def test_slots_are_shared_and_those_of_the_dead_expire(
             row = worker.execute(ACQUIRE, (number, uuid4(), 1)).fetchone()
             assert row is not None
             assert row["slot"]
+            last = row["slot"]
         full = worker.execute(ACQUIRE, (number, uuid4(), 1)).fetchone()
         assert full is not None
         assert full["wait"] > 0
@@ -324,7 +325,7 @@ def test_slots_are_shared_and_those_of_the_dead_expire(
         owner.execute(
             "UPDATE embver_internal.encoder_slot SET expires_at = now() - interval '1 s'"
             " WHERE slot_id = %s",
-            (row["slot"],),
+            (last,),
         )
         again = worker.execute(ACQUIRE, (number, uuid4(), 1)).fetchone()
         assert again is not None

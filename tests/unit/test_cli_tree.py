@@ -21,6 +21,7 @@ TREE = {
     "waive",
     "evaluate",
     "worker",
+    "limits",
     "search",
     *(f"db {verb}" for verb in ("start", "stop", "url")),
     *(f"collection {verb}" for verb in ("create", "list", "show", "refresh", "drop")),
@@ -28,6 +29,8 @@ TREE = {
     *(
         f"rollout {verb}"
         for verb in (
+            "plan",
+            "budget",
             "start",
             "run",
             "status",
