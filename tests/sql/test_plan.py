@@ -156,8 +156,9 @@ def test_storage_is_what_comes_of_it(
     run(
         owner,
         f"INSERT INTO {store}.embedding (id, embedding, content_hash, encoded_lease)"
-        f" SELECT i, (SELECT array_agg(random() + 0 * g * i) FROM generate_series(1, {dimensions}) g)"
-        f"::real[]::{element_type}, embver.hash(i::text), 1 FROM generate_series(1, {rows}) i",
+        " SELECT i, (SELECT array_agg(random() + 0 * g * i)"
+        f" FROM generate_series(1, {dimensions}) g)::real[]::{element_type},"
+        f" embver.hash(i::text), 1 FROM generate_series(1, {rows}) i",
     )
     run(
         owner,
