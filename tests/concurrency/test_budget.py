@@ -119,6 +119,37 @@ def budgeted(docs: Embver) -> Embver:
 
 
 @pytest.mark.both_versions
+def test_those_who_wait_look_again(
+    installed: Installed, owner: psycopg.Connection[Row], budgeted: Embver
+) -> None:
+    """Eight ask at the same moment, held up by a ninth: each sees what the others were granted."""
+
+    def work(connection: psycopg.Connection[Row], number: int) -> bool:
+        row = connection.execute(RESERVE, (uuid4(), 1, 300, 1, False)).fetchone()
+        assert row is not None
+        return row["reservation"] is not None
+
+    with ThreadPoolExecutor(1) as pool:
+        with installed.connect("admin") as ninth, ninth.transaction():
+            ninth.execute("SELECT FROM embver_internal.rollout_spend FOR UPDATE")
+            granted = pool.submit(at_once, installed, work)
+            deadline = time.monotonic() + 30
+            waiting = 0
+            while waiting < WORKERS:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+                ninth.execute("SELECT pg_stat_clear_snapshot()")
+                row = ninth.execute(
+                    "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                    " AND datname = current_database()"
+                ).fetchone()
+                assert row is not None
+                waiting = row["n"]
+        assert sum(granted.result(60)) == 3
+    assert spend(owner)["spent_tokens"] == 900
+
+
+@pytest.mark.both_versions
 def test_a_worker_waits_for_what_others_may_give_back(
     installed: Installed, owner: psycopg.Connection[Row], budgeted: Embver
 ) -> None:
