@@ -19,6 +19,7 @@ from embver_pg.db import Database, Row, is_lost_connection, store_function
 from embver_pg.errors import LeaseLost
 from embver_pg.worker.background import AbandonedError, Background
 from embver_pg.worker.batch import Encoded, Item, encode_batch, stacked
+from embver_pg.worker.charge import metered
 from embver_pg.worker.heart import Heart
 from embver_pg.worker.meter import Meter
 from embver_pg.worker.model import Encoders
@@ -131,7 +132,7 @@ class Leases:
         chosen = [item for item in items if item.content is not None]
         if not chosen:
             return Encoded()
-        return encode_batch(self._meter.over(target, self._encoders.of(target)), chosen)
+        return encode_batch(metered(self._meter, target, self._encoders.of(target)), chosen)
 
     def _complete(self, target: Row, lease: int, outcome: Encoded) -> None:
         """Write; a lost connection or a lock in the way is tried again."""

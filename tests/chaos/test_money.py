@@ -116,6 +116,7 @@ def test_a_budget_stops_the_rollout_and_nothing_else(
             ),
             "the rollout goes on to its end",
         )
+        until(lambda: collection.version(2)["state"] == "ready", "and is ready")
         for process in (first, second):
             process.terminate()
             process.finish()
