@@ -11,8 +11,18 @@ if TYPE_CHECKING:
     from embver_pg.client import Collection, Embver, Hit, connect
     from embver_pg.encoders import Encoder, EncoderSpec
     from embver_pg.errors import EmbverError
+    from embver_pg.planning import Plan
 
-__all__ = ["Collection", "Embver", "EmbverError", "Encoder", "EncoderSpec", "Hit", "connect"]
+__all__ = [
+    "Collection",
+    "Embver",
+    "EmbverError",
+    "Encoder",
+    "EncoderSpec",
+    "Hit",
+    "Plan",
+    "connect",
+]
 
 _HOMES = {
     "Collection": "embver_pg.client",
@@ -21,6 +31,7 @@ _HOMES = {
     "Encoder": "embver_pg.encoders",
     "EncoderSpec": "embver_pg.encoders",
     "Hit": "embver_pg.client",
+    "Plan": "embver_pg.planning",
     "connect": "embver_pg.client",
 }
 

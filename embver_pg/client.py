@@ -27,6 +27,8 @@ from embver_pg.errors import (
 )
 from embver_pg.evaluation.golden_files import GoldenSet, read_golden_set
 from embver_pg.evaluation.run import Evaluation, Gate, evaluate_version, record_gate
+from embver_pg.planning import Plan, make_plan
+from embver_pg.planning.plan import DEFAULT_SAMPLE
 from embver_pg.worker import Worker, WorkerReport
 
 
@@ -167,6 +169,21 @@ class Embver:
     def drain(self, **options: Any) -> WorkerReport:
         """Work until every live store is filled and nothing waits."""
         return self.worker(**options).run(drain=True)
+
+    def set_encoder_limits(
+        self, encoder: str, *, base_url: str | None = None, **limits: float
+    ) -> None:
+        """What all workers of one encoder share; see ``embver.set_encoder_limits``.
+
+        Args:
+            encoder: ``provider:model``, of some version.
+            base_url: Where versions use the model at several addresses.
+            **limits: ``requests_per_minute``, ``tokens_per_minute``, ``concurrency``; none of
+                them removes the limits.
+        """
+        self.database.rows(
+            "SELECT embver.set_encoder_limits(%s, %s, %s)", (encoder, Jsonb(limits), base_url)
+        )
 
     def encoder(self, spec: Mapping[str, Any], fingerprint: str, *, cosine: bool = True) -> Encoder:
         """The encoder of a version, checked once to be the one it was made with.
@@ -455,6 +472,49 @@ class Collection:
         """Drop the store of a created or retired version."""
         versions.drop_version(self._database, self.name, version, timeout=timeout)
 
+    def plan(
+        self,
+        encoder: int | str | EncoderSpec | Encoder,
+        *,
+        element_type: str = "vector",
+        index: Mapping[str, Any] | None = None,
+        price: float | None = None,
+        sample: int = DEFAULT_SAMPLE,
+        encode: bool = True,
+        **options: Any,
+    ) -> Plan:
+        """What a rollout would cost; nothing is written.
+
+        Args:
+            encoder: The number of a version, or what :meth:`add_version` takes.
+            element_type: As in :meth:`add_version`; a version has its own.
+            index: Likewise.
+            price: Of a million tokens; default the encoder's option ``price_per_million``.
+            sample: Rows to look at.
+            encode: Measure the time by encoding up to 256 of them (an endpoint bills them).
+            **options: Fields or options of the encoder.
+        """
+        version = None
+        cosine = True
+        if isinstance(encoder, int):
+            row = self.version(encoder)
+            version, element_type, index = encoder, row["element_type"], row["index_spec"]
+            cosine = row["metric"] == "cosine"
+            encoder = self.embver.encoder(row["encoder"], row["fingerprint"], cosine=cosine)
+        elif isinstance(encoder, str | EncoderSpec):
+            encoder = load(encoder, **options)
+        return make_plan(
+            self._database,
+            self.name,
+            checked(encoder, cosine=cosine),
+            version=version,
+            element_type=element_type,
+            index=index or versions.DEFAULT_INDEX,
+            price=price,
+            sample=sample,
+            encode=encode,
+        )
+
     def retire_version(
         self, version: int, *, force: bool = False, reason: str | None = None
     ) -> None:
@@ -486,8 +546,20 @@ class Collection:
         self._database.rows("SELECT embver.pause_rollout(%s, %s)", (self.name, reason))
 
     def resume_rollout(self) -> None:
-        """Go on filling."""
+        """Go on filling.
+
+        Raises:
+            BudgetExceeded: What the budget refused still does not fit.
+        """
         self._database.rows("SELECT embver.resume_rollout(%s)", (self.name,))
+
+    def set_budget(self, **budget: float | None) -> None:
+        """Change the budget of the open rollout; see ``embver.set_budget``.
+
+        Args:
+            **budget: ``tokens``, ``requests``, ``cost``, ``price_per_million``; None removes one.
+        """
+        self._database.rows("SELECT embver.set_budget(%s, %s)", (self.name, Jsonb(budget)))
 
     def abort_rollout(self, reason: str | None = None) -> None:
         """Go back to the state before the rollout."""

@@ -71,6 +71,9 @@ class FakeEndpoint:
         texts: Inputs that were answered with a vector.
         requests: The body of every request.
         keys: The bearer token of every request.
+        arrivals: When every request came, by the monotonic clock.
+        tokens: Words of the inputs that were answered: what it would bill.
+        reports_usage: Whether its answers say how many tokens were used.
         in_flight_max: The most requests that were open at once.
     """
 
@@ -82,9 +85,11 @@ class FakeEndpoint:
         self.model = ""
         self.key = key
         self.faults = Faults()
-        self.calls = self.texts = self.in_flight_max = 0
+        self.calls = self.texts = self.tokens = self.in_flight_max = 0
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str] = []
+        self.arrivals: list[float] = []
+        self.reports_usage = False
         self._in_flight = 0
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -119,9 +124,10 @@ class FakeEndpoint:
     def forget(self) -> None:
         """Set the counters to zero."""
         with self._lock:
-            self.calls = self.texts = self.in_flight_max = 0
+            self.calls = self.texts = self.tokens = self.in_flight_max = 0
             self.requests.clear()
             self.keys.clear()
+            self.arrivals.clear()
 
     def start(self) -> FakeEndpoint:
         """Begin to answer."""
@@ -153,6 +159,7 @@ class FakeEndpoint:
             self.calls += 1
             self.requests.append(body)
             self.keys.append(key)
+            self.arrivals.append(time.monotonic())
             planned = faults.next.popleft() if faults.next else None
         if planned is None:
             planned = self._refusal(inputs, key, faults)
@@ -160,6 +167,7 @@ class FakeEndpoint:
             return planned, []
         with self._lock:
             self.texts += len(inputs)
+            self.tokens += tokens_of(inputs)
         return None, self._data(inputs, body, faults)
 
     def _refusal(self, inputs: list[str], key: str, faults: Faults) -> Reply | None:
@@ -207,6 +215,11 @@ def vectors_of(model: str, texts: list[str], dimensions: int) -> Any:
     """What a model says, ``[n, d] float32``: models differ by what they read before each word."""
     marked = [" ".join(f"{model}{word}" for word in text.split(" ")) for text in texts]
     return HashEncoder(EncoderSpec("hash", str(dimensions))).encode_documents(marked)
+
+
+def tokens_of(inputs: list[str]) -> int:
+    """What the endpoint takes for tokens."""
+    return sum(len(text.split()) for text in inputs)
 
 
 def _contains(text: str, part: str | None) -> bool:
@@ -257,7 +270,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif faults.not_json:
             self._send(200, "<html>Welcome to the proxy</html>")
         else:
-            usage = {"prompt_tokens": 0, "total_tokens": 0}
+            used = tokens_of(body["input"]) if endpoint.reports_usage else 0
+            usage = {"prompt_tokens": used, "total_tokens": used}
             self._send(
                 200, {"object": "list", "data": data, "model": body["model"], "usage": usage}
             )

@@ -14,6 +14,7 @@ from embver_pg.cli import (
     demo,
     evaluate,
     golden,
+    limits,
     repair,
     rollouts,
     routes,
@@ -56,6 +57,7 @@ app.command(rich_help_panel=_QUALITY)(search.search)
 app.add_typer(golden.app, name="golden", rich_help_panel=_QUALITY)
 app.command(rich_help_panel=_QUALITY)(evaluate.evaluate)
 app.command(rich_help_panel=_OPERATION)(work.worker)
+app.command(rich_help_panel=_OPERATION)(limits.limits)
 app.command(rich_help_panel=_OPERATION)(status.status)
 app.add_typer(throttle.app, name="throttle", rich_help_panel=_OPERATION)
 app.command(rich_help_panel=_OPERATION)(repair.verify)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from embver_pg.cli.session import Session
-from embver_pg.errors import InvalidTransition, NotReady
+from embver_pg.errors import BudgetExceeded, EmbverError, InvalidTransition, NotReady
 
 if TYPE_CHECKING:
     from embver_pg.client import Collection
@@ -22,6 +22,7 @@ def run_until_ready(run: Session, name: str, batch: int) -> None:
     Raises:
         InvalidTransition: No rollout is running.
         NotReady: The version could not be made ready; the message says why.
+        BudgetExceeded: The budget paused the rollout.
     """
     from embver_pg.cli.filling import log_to, supervised
     from embver_pg.worker import Worker
@@ -89,9 +90,16 @@ def _may_build(run: Session, store: str) -> bool:
         return indexing.may_build(connection, store)
 
 
-def _unfinished(run: Session, collection: Collection, number: int, may_build: bool) -> NotReady:
+def _unfinished(run: Session, collection: Collection, number: int, may_build: bool) -> EmbverError:
     name = collection.name
-    if next(iter(collection.rollouts()))["state"] == "paused":
+    rollout = next(iter(collection.rollouts()))
+    if rollout["state"] == "paused" and (rollout["pause_reason"] or "").startswith("budget"):
+        return BudgetExceeded(
+            rollout["pause_reason"],
+            detail={"collection": name, "version": number, "budget": rollout["budget"]},
+            hint=f"embver rollout budget {name}, then: embver rollout resume {name}",
+        )
+    if rollout["state"] == "paused":
         return NotReady(
             f"Version {number} of {name!r} is not ready: the rollout was paused meanwhile.",
             hint=f"embver rollout resume {name}",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from embver_pg.cli import rollout_money
 from embver_pg.cli.render import Output, table
 from embver_pg.cli.session import Session
 from embver_pg.errors import GateFailed
@@ -130,6 +131,7 @@ def _human(name: str, rollout: Row, found: dict[str, Any]) -> RenderableType:
             f" {rollout['state']} since {_when(rollout)}"
         )
     ]
+    parts += [Text(line) for line in rollout_money.spent(rollout)]
     store = found["store"]
     if store is not None:
         about = f"of about {store['documents']:,}" if store["documents"] else ""

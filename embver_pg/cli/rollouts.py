@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
-from embver_pg.cli import rollout_run, rollout_status
+from embver_pg.cli import rollout_money, rollout_run, rollout_status
 from embver_pg.cli.params import Name, Reason, Version, pairs
 from embver_pg.cli.session import Session, session
 
 app = typer.Typer(help="Change the model of a collection.", no_args_is_help=True)
+app.command("plan")(rollout_money.plan)
+app.command("budget")(rollout_money.budget)
 
 
 @app.command()
@@ -29,7 +31,10 @@ def start(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            "--option", "-o", metavar="NAME=VALUE", help="max_lag, max_age or max_changed."
+            "--option",
+            "-o",
+            metavar="NAME=VALUE",
+            help='max_lag, max_age, max_changed, or budget={"tokens": 1000000}.',
         ),
     ] = None,
 ) -> None:

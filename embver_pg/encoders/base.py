@@ -83,9 +83,9 @@ class EncoderSpec:
         max_tokens: Where inputs are cut, in tokens; None: the model's own limit.
         dimensions: The length of vectors; None: the model's own.
         options: What does not change the space: ``base_url``, batch sizes, ``device``,
-            ``overflow``. Two
-            are exceptions: ``dtype`` other than float32 makes another space, and ``alias``
-            states the name that the fingerprint uses for the model.
+            ``overflow``, ``price_per_million`` (tokens, in a currency of your choice). Two are
+            exceptions: ``dtype`` other than float32 makes another space, and ``alias`` states
+            the name that the fingerprint uses for the model.
     """
 
     provider: str

@@ -75,6 +75,12 @@ class HashEncoder:
         """The vectors of ``n`` queries, ``[n, d] float32``; none of them is zero."""
         return self._encode(texts, self.spec.query_prompt or "")
 
+    def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """The words of each document, ``[n] int64``; at least one."""
+        prompt = self.spec.document_prompt or ""
+        words = (_WORD.findall(prompt + text)[: self.spec.max_tokens] for text in texts)
+        return np.fromiter((len(w) or 1 for w in words), dtype=np.int64, count=len(texts))
+
     def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         sums = np.zeros((len(texts), self.dimensions), dtype=np.float64)
         for row, text in zip(sums, texts, strict=True):

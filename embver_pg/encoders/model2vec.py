@@ -101,6 +101,15 @@ class Model2VecEncoder:
         with self._lock:
             return self._encode([prompt + text for text in texts])
 
+    def count_tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """The tokens of each document as the model sees it, ``[n] int64``."""
+        prompt = self.spec.document_prompt or ""
+        found = self._tokenizer.encode_batch(
+            [prompt + text for text in texts], add_special_tokens=False
+        )
+        counts = np.fromiter((len(each.ids) for each in found), np.int64, count=len(texts))
+        return counts if self._limit is None else np.minimum(counts, self._limit)
+
     def _encode(self, texts: list[str]) -> Vectors:
         self._tokenizer.is_cut.clear()
         if not texts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import threading
@@ -19,8 +20,9 @@ from embver_pg.encoders.base import (
     Vectors,
 )
 from embver_pg.encoders.checks import unit_rows, validate
+from embver_pg.encoders.gate import Gate
 from embver_pg.encoders.identity import fingerprint
-from embver_pg.encoders.openai_wire import decode, failure, redacted
+from embver_pg.encoders.openai_wire import billed_tokens, decode, failure, redacted
 from embver_pg.encoders.options import checked_options
 from embver_pg.errors import DimensionMismatch, InvalidArgument
 
@@ -97,6 +99,19 @@ class OpenAIEncoder:
         self._max_attempts = int(options.get("max_attempts", 3))
         self._max_wait = float(options.get("max_wait", 20))
         self._probing = threading.Lock()
+        self._gate: Gate | None = None
+
+    def gated(self, gate: Gate) -> OpenAIEncoder:
+        """A copy that asks the gate before each request, those sent again included."""
+        _ = self._client  # shared by all copies
+        found = copy.copy(self)
+        found._gate = gate
+        return found
+
+    def count_requests(self, texts: Sequence[str]) -> int:
+        """The requests that documents take while none has to be sent again."""
+        prompt = self.spec.document_prompt or ""
+        return sum(1 for _ in self._batches([prompt + text for text in texts])) if texts else 0
 
     @cached_property
     def dimensions(self) -> int:
@@ -180,6 +195,15 @@ class OpenAIEncoder:
         return vectors
 
     def _request_once(self, texts: list[str]) -> list[Any]:
+        if self._gate is None:
+            return decode(self._send(texts), len(texts))
+        with self._gate.request(texts) as bill:
+            content = self._send(texts)
+            bill.tokens = billed_tokens(content)
+        return decode(content, len(texts))
+
+    def _send(self, texts: list[str]) -> bytes:
+        """The body of the answer to one request."""
         import openai
 
         request: dict[str, Any] = {"model": self.spec.model, "encoding_format": self._format}
@@ -189,7 +213,7 @@ class OpenAIEncoder:
             response = self._client.embeddings.with_raw_response.create(input=texts, **request)
         except openai.OpenAIError as error:
             raise failure(error, self._key) from redacted(error, self._key)
-        return decode(response.http_response.content, len(texts))
+        return response.http_response.content
 
     def _worth_waiting(self, error: BaseException) -> bool:
         # A long wait is the caller's: it can give the work back in the meantime.

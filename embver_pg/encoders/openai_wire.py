@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ _TRANSIENT = frozenset({408, 409, 425, 429})
 _INPUT = frozenset({400, 413, 422})
 _NOT_THE_INPUT = frozenset({"model", "dimensions", "encoding_format", "user"})
 _MESSAGE_LENGTH = 500
+_USAGE = re.compile(rb'"total_tokens"\s*:\s*(\d+)')
+_USAGE_WITHIN = 2000  # bytes from either end of the answer
 
 
 def decode(content: bytes, n: int) -> list[Any]:
@@ -53,6 +56,16 @@ def decode(content: bytes, n: int) -> list[Any]:
             hint="An embeddings endpoint returns one vector an input, with its index.",
         )
     return [vectors[i] for i in range(n)]
+
+
+def billed_tokens(content: bytes) -> int | None:
+    """The tokens that a response's body says were used; None where it says nothing, or 0."""
+    # Not parsed: vectors fill megabytes between the two ends.
+    for part in (content[-_USAGE_WITHIN:], content[:_USAGE_WITHIN]):
+        found = _USAGE.search(part)
+        if found is not None and int(found[1]) > 0:
+            return int(found[1])
+    return None
 
 
 def failure(error: Exception, key: str) -> EmbverError:

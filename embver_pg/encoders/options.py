@@ -23,12 +23,13 @@ def checked_options(spec: EncoderSpec, **allowed: type | tuple[type, ...]) -> Ma
 
     Args:
         spec: The specification.
-        **allowed: The type, or types, of each option; ``alias`` is always allowed.
+        **allowed: The type, or types, of each option; ``alias`` and ``price_per_million`` (tokens)
+            are always allowed.
 
     Raises:
         InvalidArgument: An option is unknown or of the wrong type.
     """
-    kinds = {"alias": str, **allowed}
+    kinds = {"alias": str, "price_per_million": (int, float), **allowed}
     for name, value in spec.options.items():
         if name not in kinds:
             raise InvalidArgument(

@@ -94,6 +94,11 @@ class SentenceTransformersEncoder:
         """The vectors of ``n`` queries, ``[n, d] float32``."""
         return self._encode(texts, self._model.encode_query, self._query_prompt)
 
+    def count_tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """The tokens of each document as the model sees it, ``[n] int64``."""
+        with self._lock:
+            return self._lengths([self._document_prompt + text for text in texts])
+
     def _encode(
         self,
         texts: Sequence[str],

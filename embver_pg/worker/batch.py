@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import psycopg
 
 from embver_pg.encoders import Encoder, RejectedInputError, Vectors
 from embver_pg.encoders.overflow import noting_truncated
 from embver_pg.errors import EmbverError
+from embver_pg.worker.background import AbandonedError
 
 log = logging.getLogger("embver_pg.worker")
 _REASON_LENGTH = 1000  # characters kept of an error
@@ -98,8 +100,8 @@ def _encoded(encoder: Encoder, texts: list[str]) -> Vectors:
     """The vectors of texts; a library's own exception is their fault if a plain text is fine."""
     try:
         return encoder.encode_documents(texts)
-    except EmbverError:
-        raise
+    except (EmbverError, AbandonedError, psycopg.Error):
+        raise  # not the library's
     except Exception as error:
         try:
             encoder.encode_documents([_PROBE])

@@ -19,7 +19,9 @@ from embver_pg.db import Database, Row, is_lost_connection, store_function
 from embver_pg.errors import LeaseLost
 from embver_pg.worker.background import AbandonedError, Background
 from embver_pg.worker.batch import Encoded, Item, encode_batch, stacked
+from embver_pg.worker.charge import metered
 from embver_pg.worker.heart import Heart
+from embver_pg.worker.meter import Meter
 from embver_pg.worker.model import Encoders
 
 log = logging.getLogger("embver_pg.worker")
@@ -92,10 +94,12 @@ class Leases:
         self._stop = stop
         self._on_step = on_step
         self._background = Background("embver-encoder")
+        self._meter = Meter(database, worker_id, limits.lease, stop)
 
     def close(self) -> None:
-        """End the encoder's thread."""
+        """End the encoder's thread, and record what was spent."""
         self._background.close()
+        self._meter.flush()
 
     def work(self, target: Row) -> int:
         """Claim, encode and complete one batch; the number of documents it had."""
@@ -149,7 +153,7 @@ class Leases:
         chosen = [item for item in items if item.content is not None]
         if not chosen:
             return Encoded()
-        outcome = encode_batch(self._encoders.of(target), chosen)
+        outcome = encode_batch(metered(self._meter, target, self._encoders.of(target)), chosen)
         self._encoders.verify(target)
         self.encoded += len(chosen)
         return outcome

@@ -17,7 +17,13 @@ import psycopg
 
 from embver_pg.db import Database, Row, is_lost_connection
 from embver_pg.encoders import Encoder, EncoderSpec, TransientEncoderError, load
-from embver_pg.errors import CollectionNotFound, EmbverError, InvalidArgument, SpaceChanged
+from embver_pg.errors import (
+    BudgetExceeded,
+    CollectionNotFound,
+    EmbverError,
+    InvalidArgument,
+    SpaceChanged,
+)
 from embver_pg.worker.breaker import Breaker, encoder_of
 from embver_pg.worker.finish import Finisher
 from embver_pg.worker.lease import Leases, Limits, WorkerReport, call
@@ -172,7 +178,7 @@ class Worker:
         return busy, waiting
 
     def _targets(self) -> list[Row]:
-        rows = self.database.rows("SELECT * FROM embver_internal.writable_versions()")
+        rows = self.database.rows("SELECT * FROM embver_internal.worker_targets()")
         return [row for row in rows if self._collection in (None, row["collection"])]
 
     def _attend(self, target: Row, drain: bool) -> tuple[bool, bool]:
@@ -185,6 +191,9 @@ class Worker:
         except SpaceChanged:
             self._breaker.passed(target, encoded=False)
             raise  # whoever started this worker gave it another model
+        except BudgetExceeded:
+            self._breaker.passed(target, encoded=False)
+            return False, True  # its rollout is paused, with the reason; all else goes on
         except Exception as error:
             if is_lost_connection(error):
                 self._breaker.passed(target, encoded=False)

@@ -3,7 +3,7 @@
 from embver_pg.schema import run_file
 
 revision = "core_0004"
-down_revision = "core_0002"
+down_revision = "core_0003"
 
 
 def upgrade() -> None:

@@ -595,6 +595,7 @@ BEGIN
     PERFORM embver_internal.generate_capture(v_id);
     PERFORM embver_internal.generate_search(v_id);
     PERFORM embver_internal.generate_views(v_id);
+    PERFORM embver_internal.generate_sampling(v_id);
     PERFORM embver_internal.install_triggers(v_id);
     PERFORM embver_internal.grant_collection(v_id);
     PERFORM embver_internal.record_event(name, NULL, 'create_collection', NULL, NULL,
@@ -673,6 +674,7 @@ BEGIN
     PERFORM embver_internal.follow_owner(v_id);
     PERFORM embver_internal.generate_capture(v_id);
     PERFORM embver_internal.generate_search(v_id);
+    PERFORM embver_internal.generate_sampling(v_id);
     -- Locks in the order in which applications take them: a write the source's, then a store's;
     -- a search a view's, then a store's.
     FOR v_trigger IN

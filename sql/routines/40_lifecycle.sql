@@ -115,6 +115,9 @@ BEGIN
                 WHEN 'max_changed' THEN (v_option.value #>> '{}')::float8 BETWEEN 0 AND 1
                 WHEN 'max_lag' THEN (v_option.value #>> '{}')::interval > '0'
                 WHEN 'max_age' THEN (v_option.value #>> '{}')::interval > '0'
+                -- The price may be the encoder's; start_rollout knows.
+                WHEN 'budget' THEN
+                    embver_internal.check_budget(v_option.value, 0) IS NOT NULL
                 ELSE false END;
         EXCEPTION WHEN data_exception THEN
             v_valid := false;
@@ -125,14 +128,14 @@ BEGIN
                     v_option.value),
                 jsonb_build_object('option', v_option.key, 'value', v_option.value,
                     'defaults', v_defaults),
-                'options are metric, k, margin, alpha, max_lag, max_age and max_changed');
+                'options are metric, k, margin, alpha, max_lag, max_age, max_changed and budget');
         END IF;
     END LOOP;
     RETURN v_options;
 END
 $fn$;
 COMMENT ON FUNCTION embver_internal.rollout_options(jsonb) IS
-'Options of a rollout with their defaults: the gate''s policy and when it expires.';
+'Options of a rollout with their defaults: the gate''s policy, when it expires, the budget.';
 
 CREATE OR REPLACE FUNCTION embver.start_rollout(
     collection text, to_version int, strategy text DEFAULT 'shadow', options jsonb DEFAULT '{}'
@@ -169,12 +172,15 @@ BEGIN
                 v_collection.name, v_collection.name));
     END IF;
     PERFORM embver_internal.require_origin_check(v_collection, v_version);
+    PERFORM embver_internal.check_budget(coalesce(v_options -> 'budget', '{}'),
+        embver_internal.encoder_price(v_version.encoder));
     INSERT INTO embver_internal.rollout AS r
         (collection_id, from_version, to_version, strategy, options)
     SELECT v_collection.collection_id, t.active, v_version.version, start_rollout.strategy,
         v_options
     FROM embver_internal.route AS t WHERE t.collection = v_collection.name
     RETURNING r.rollout_id INTO v_rollout_id;
+    INSERT INTO embver_internal.rollout_spend (rollout_id) VALUES (v_rollout_id);
     IF v_version.state = 'ready' THEN
         -- Left behind by a rollback: it was written all the while and needs no filling.
         PERFORM embver_internal.record_event(v_collection.name, v_version.version, 'start_rollout',
@@ -222,19 +228,40 @@ AS $fn$
 DECLARE
     v_collection embver_internal.collection := embver_internal.find_collection(collection);
     v_rollout embver_internal.rollout := embver_internal.open_rollout(v_collection);
+    v_spend embver_internal.rollout_spend;
+    v_over text;
 BEGIN
     IF v_rollout.state = 'running' THEN
         RETURN;
     END IF;
+    IF v_rollout.paused_for IS NOT NULL THEN
+        SELECT s.* INTO v_spend FROM embver_internal.rollout_spend AS s
+        WHERE s.rollout_id = v_rollout.rollout_id;
+        v_over := embver_internal.exceeded(v_rollout.options -> 'budget',
+            v_spend.tokens + (v_rollout.paused_for ->> 'tokens')::numeric,
+            v_spend.requests + (v_rollout.paused_for ->> 'requests')::numeric,
+            v_spend.cost + (v_rollout.paused_for ->> 'cost')::numeric);
+        IF v_over IS NOT NULL THEN
+            -- The batch that did not fit still does not: running would be pausing again.
+            PERFORM embver_internal.fail('VM021', v_rollout.pause_reason,
+                jsonb_build_object('collection', v_collection.name,
+                    'version', v_rollout.to_version, 'rollout', v_rollout.rollout_id,
+                    'budget', v_rollout.options -> 'budget', 'exceeded', v_over,
+                    'spent', to_jsonb(v_spend) - 'rollout_id', 'needed', v_rollout.paused_for),
+                format('embver rollout budget %1$s --%2$s N, then: embver rollout resume %1$s',
+                    v_collection.name, v_over));
+        END IF;
+    END IF;
     UPDATE embver_internal.rollout AS r
-    SET state = 'running', paused_at = NULL, pause_reason = NULL
+    SET state = 'running', paused_at = NULL, pause_reason = NULL, paused_for = NULL
     WHERE r.rollout_id = v_rollout.rollout_id;
     PERFORM embver_internal.record_event(v_collection.name, v_rollout.to_version, 'resume_rollout',
         NULL, jsonb_build_object('rollout', 'paused'), jsonb_build_object('rollout', 'running'),
         v_rollout.rollout_id);
 END
 $fn$;
-COMMENT ON FUNCTION embver.resume_rollout(text) IS 'Workers go on where they stopped.';
+COMMENT ON FUNCTION embver.resume_rollout(text) IS
+'Workers go on where they stopped. VM021 while what the budget refused still does not fit.';
 
 CREATE OR REPLACE FUNCTION embver_internal.stop_writes(
     p_collection embver_internal.collection, p_version int

@@ -196,10 +196,25 @@ COMMENT ON VIEW embver.versions IS 'Model versions and their states.';
 
 CREATE OR REPLACE VIEW embver.rollouts WITH (security_invoker) AS
 SELECT r.rollout_id, c.name AS collection, r.from_version, r.to_version, r.strategy, r.options,
-    r.state, r.started_at, r.paused_at, r.pause_reason, r.ended_at
+    r.state, r.started_at, r.paused_at, r.pause_reason, r.ended_at,
+    coalesce(r.options -> 'budget', '{}') AS budget, s.documents AS spent_documents,
+    s.tokens AS spent_tokens, s.requests AS spent_requests, s.cost AS spent_cost,
+    s.is_estimate AS spent_is_estimate
 FROM embver_internal.rollout AS r
-INNER JOIN embver_internal.collection AS c ON c.collection_id = r.collection_id;
-COMMENT ON VIEW embver.rollouts IS 'Rollouts, ended ones too.';
+INNER JOIN embver_internal.collection AS c ON c.collection_id = r.collection_id
+LEFT JOIN embver_internal.rollout_spend AS s ON s.rollout_id = r.rollout_id;
+COMMENT ON VIEW embver.rollouts IS
+'Rollouts, ended ones too, with their budget and what they spent, reservations included.';
+
+CREATE OR REPLACE VIEW embver.encoder_limits WITH (security_invoker) AS
+SELECT l.provider || ':' || l.model AS encoder, l.base_url, l.requests_per_minute,
+    l.tokens_per_minute, l.concurrency, (
+        SELECT count(*) FROM embver_internal.encoder_slot AS s
+        WHERE s.limit_id = l.limit_id AND s.expires_at >= now()
+    ) AS requests_under_way
+FROM embver_internal.encoder_limit AS l;
+COMMENT ON VIEW embver.encoder_limits IS
+'What all workers of one encoder share; requests_under_way counts only where concurrency is set.';
 
 CREATE OR REPLACE VIEW embver.queue WITH (security_invoker) AS
 SELECT o.collection, o.version, o.state, o.ready, o.waiting, o.leased, o.dead, o.waived,

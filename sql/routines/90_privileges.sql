@@ -44,7 +44,8 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = 'embver_admin') THEN
         PERFORM embver_internal.execute_as(
             embver_internal.source_owner(v_collection.source), format(
-                'GRANT EXECUTE ON FUNCTION %s.document_names TO embver_admin;', v_schema));
+                'GRANT EXECUTE ON FUNCTION %1$s.document_names, %1$s.count_documents,'
+                ' %1$s.sample_documents TO embver_admin;', v_schema));
     END IF;
 END
 $fn$;
@@ -69,11 +70,15 @@ BEGIN
     PERFORM embver_internal.grant_to_role('embver_worker',
         'SELECT ON embver_internal.collection, embver_internal.version, embver_internal.rollout,'
         ' embver_internal.route, embver_internal.canary, embver_internal.throttle,'
-        ' embver_internal.alembic_version');
+        ' embver_internal.encoder_limit, embver_internal.alembic_version');
     PERFORM embver_internal.grant_to_role('embver_worker',
         'EXECUTE ON FUNCTION embver_internal.writable_versions, embver_internal.store_name,'
         ' embver_internal.store_canary, embver_internal.check_throttle,'
         ' embver_internal.worker_throttled,'
+        ' embver_internal.worker_targets, embver_internal.encoder_price,'
+        ' embver_internal.reserve_spend, embver_internal.settle_spend,'
+        ' embver_internal.record_spend, embver_internal.acquire_encoder,'
+        ' embver_internal.release_encoder,'
         ' embver_internal.register_worker, embver_internal.worker_seen,'
         ' embver_internal.forget_worker');
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from embver_pg.db import Database
 from embver_pg.encoders import Encoder, EncoderSpec, Vectors, load
+from embver_pg.encoders.gate import Gate, gated
 from embver_pg.encoders.probes import PROBES
 from embver_pg.worker import Worker, stop_on_signals
 
@@ -46,6 +47,9 @@ class Counting:
     @property
     def fingerprint(self) -> str:
         return self.inner.fingerprint
+
+    def gated(self, gate: Gate) -> Counting:
+        return Counting(gated(self.inner, gate), self.config)
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         return self.inner.encode_queries(texts)

@@ -18,10 +18,15 @@ OURS = "n.nspname ~ '^embver'"
 
 # Functions that must see every row of the source, or write what their caller may not.
 SECURITY_DEFINER = {
+    "embver_internal.acquire_encoder",
     "embver_internal.forget_worker",
     "embver_internal.grant_to_owner",
+    "embver_internal.record_spend",
     "embver_internal.register_worker",
     "embver_internal.store_canary",
+    "embver_internal.release_encoder",
+    "embver_internal.reserve_spend",
+    "embver_internal.settle_spend",
     "embver_internal.worker_seen",
     "embver_internal.worker_throttled",
     "embver_docs.capture_delete",
@@ -31,7 +36,9 @@ SECURITY_DEFINER = {
     "embver_docs.capture_truncate",
     "embver_docs.capture_update",
     "embver_docs.capture_update_by_name",
+    "embver_docs.count_documents",
     "embver_docs.document_names",
+    "embver_docs.sample_documents",
     "embver_docs_v1.changed_since",
     "embver_docs_v1.claim",
     "embver_docs_v1.claim_index_build",

@@ -21,6 +21,7 @@ TREE = {
     "waive",
     "evaluate",
     "worker",
+    "limits",
     "search",
     *(f"db {verb}" for verb in ("start", "stop", "url")),
     *(f"collection {verb}" for verb in ("create", "list", "show", "refresh", "drop")),
@@ -31,6 +32,8 @@ TREE = {
     *(
         f"rollout {verb}"
         for verb in (
+            "plan",
+            "budget",
             "start",
             "run",
             "status",
