@@ -106,7 +106,7 @@ def arguments(description: str | None, **numbers: tuple[int, str]) -> argparse.N
 
 
 @contextmanager
-def temporary_server(version: int) -> Iterator[Servers]:
+def temporary_server(version: int, settings: Mapping[str, str] | None = None) -> Iterator[Servers]:
     """An embedded server in a temporary directory, installed by ordinary roles."""
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > 8 << 30
@@ -114,7 +114,7 @@ def temporary_server(version: int) -> Iterator[Servers]:
     root.chmod(0o755)  # the account that runs the server for root has to pass
     data_dir = root / "data"
     try:
-        admin = embedded.start(data_dir, version, _SETTINGS)
+        admin = embedded.start(data_dir, version, {**_SETTINGS, **(settings or {})})
         with psycopg.connect(admin, autocommit=True) as connection:
             connection.execute("CREATE ROLE embver_worker NOLOGIN")
             for role, group in _ROLES.items():

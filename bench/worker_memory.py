@@ -27,7 +27,7 @@ _GROWTH = 1.1  # of five times as many documents; the rest is noise of the alloc
 
 
 def main() -> None:
-    args = common.arguments(__doc__, documents=(2000, "documents of the larger collection"))
+    args = common.arguments(__doc__, documents=(10_000, "documents of the larger collection"))
     sizes = {"small": args.documents // 5, "large": args.documents}
     peaks: dict[str, float] = {}
     with (

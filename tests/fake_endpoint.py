@@ -26,6 +26,7 @@ import numpy as np
 from embver_pg.encoders.base import EncoderSpec
 from embver_pg.encoders.checks import unit_rows
 from embver_pg.encoders.hashing import HashEncoder
+from embver_pg.encoders.probes import PROBES
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class FakeEndpoint:
         self.keys: list[str] = []
         self.arrivals: list[float] = []
         self.reports_usage = False
+        self.counts_canaries = True
         self._in_flight = 0
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -170,6 +172,12 @@ class FakeEndpoint:
             self.tokens += tokens_of(inputs)
         return None, self._data(inputs, body, faults)
 
+    def aside(self, body: dict[str, Any]) -> list[dict[str, Any]] | None:
+        """The answer to a canary where it is neither counted nor faulty."""
+        if self.counts_canaries or body["input"] != list(PROBES):
+            return None
+        return self._data(list(PROBES), body, Faults())
+
     def _refusal(self, inputs: list[str], key: str, faults: Faults) -> Reply | None:
         if faults.status is not None:
             return Reply(faults.status, faults.retry_after)
@@ -244,16 +252,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         endpoint = self.server.endpoint
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if (data := endpoint.aside(body)) is not None:
+            self._send(200, {"object": "list", "data": data, "model": body["model"]})
+            return
         endpoint.entered(+1)
         try:
-            self._respond(endpoint)
+            self._respond(endpoint, body)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the client did not wait
         finally:
             endpoint.entered(-1)
 
-    def _respond(self, endpoint: FakeEndpoint) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def _respond(self, endpoint: FakeEndpoint, body: dict[str, Any]) -> None:
         key = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.path != "/v1/embeddings":
             self._send(404, {"error": {"message": f"no such path: {self.path}"}})

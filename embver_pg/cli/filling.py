@@ -25,10 +25,10 @@ _PATIENCE = 3.0  # seconds until a wait for older transactions is worth a remark
 _LOG = "%(asctime)s %(process)d %(levelname)s %(message)s"
 
 
-def log_to(output: Output) -> None:
+def log_to(output: Output, formatter: logging.Formatter | None = None) -> None:
     """Lines of the worker's log go to stderr, above a progress bar where there is one."""
     handler = _OutputHandler(output)
-    handler.setFormatter(logging.Formatter(_LOG))
+    handler.setFormatter(formatter or logging.Formatter(_LOG))
     root = logging.getLogger("embver_pg")
     root.handlers = [handler]
     silent = output.quiet or output.json_mode or output.interactive

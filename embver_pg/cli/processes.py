@@ -16,13 +16,12 @@ from embver_pg.cli.session import Session
 _STOP = (signal.SIGTERM, signal.SIGINT)
 
 
-def run_processes(run: Session, count: int, arguments: Sequence[str]) -> int:
-    """Run the same command in ``count`` processes and wait for them all.
+def run_processes(run: Session, commands: Sequence[Sequence[str]]) -> int:
+    """Run a command in each of several processes and wait for them all.
 
     Args:
         run: The session of the parent.
-        count: How many.
-        arguments: What stands after ``embver`` in each.
+        commands: What stands after ``embver`` in each.
 
     Returns:
         The worst exit code.
@@ -31,7 +30,7 @@ def run_processes(run: Session, count: int, arguments: Sequence[str]) -> int:
 
     flags = ["--json"] if run.output.json_mode else ["--quiet"] if run.output.quiet else []
     environment = {**os.environ, DATABASE_URL: run.url()}  # not in the list of processes
-    share = max(1, (os.cpu_count() or 1) // count)
+    share = max(1, (os.cpu_count() or 1) // len(commands))
     environment.setdefault("OMP_NUM_THREADS", str(share))
     run.close()
     forwarded: list[int] = []
@@ -44,7 +43,7 @@ def run_processes(run: Session, count: int, arguments: Sequence[str]) -> int:
 
     before = {number: signal.signal(number, forward) for number in _STOP}
     try:
-        for _ in range(count):
+        for arguments in commands:
             if forwarded:
                 break
             children.append(

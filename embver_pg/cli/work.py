@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from embver_pg.cli.session import Session, session
+from embver_pg.cli.watching import LogFormat, Watching
 
 
 def worker(
@@ -32,6 +33,21 @@ def worker(
             " before every write.",
         ),
     ] = 900.0,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65535,
+            metavar="PORT",
+            help="Serve Prometheus metrics there; further processes take the next ports.",
+        ),
+    ] = None,
+    metrics_address: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="The interface the metrics are served on.")
+    ] = "127.0.0.1",
+    log_format: Annotated[LogFormat, typer.Option(help="The form of the log on stderr.")] = (
+        LogFormat.text
+    ),
 ) -> None:
     """Encode what waits, until stopped by SIGTERM or Ctrl-C: a batch is finished or given back."""
     run = session(ctx)
@@ -42,24 +58,29 @@ def worker(
         "canary": canary,
         "collection": collection,
     }
+    watching = Watching(metrics_port, metrics_address, log_format)
     if concurrency > 1:
         from embver_pg.cli.processes import run_processes
 
         _must_exist(run, collection)  # also: a wrong URL is reported once, and here
-        code = run_processes(run, concurrency, _arguments(options, drain))
-        raise typer.Exit(code)
-    _work(run, drain, options)
+        commands = [
+            [*_arguments(options, drain), *watching.arguments(number)]
+            for number in range(concurrency)
+        ]
+        raise typer.Exit(run_processes(run, commands))
+    _work(run, drain, options, watching)
 
 
-def _work(run: Session, drain: bool, options: dict[str, Any]) -> None:
+def _work(run: Session, drain: bool, options: dict[str, Any], watching: Watching) -> None:
     import logging
     import os
 
     from embver_pg.cli.filling import log_to, supervised
 
-    log_to(run.output)
+    log_to(run.output, watching.formatter())
     log = logging.getLogger("embver_pg.worker")
-    made = run.embver.worker(on_step=_log_step, **options)
+    on_step = watching.listener(run.embver.database, _log_step)
+    made = run.embver.worker(on_step=on_step, **options)
     log.info("worker %s begins", made.worker_id)
     report, stopped = supervised(
         made,

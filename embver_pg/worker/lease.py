@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -123,13 +124,15 @@ class Leases:
         try:
             self._on_step("claimed", {"store": store, "lease": lease, "documents": len(items)})
             encode = partial(self._encode, target, items)
+            began = time.monotonic()
             outcome = self._background.run(encode, self._stop, self._limits.grace)
             figures = {"store": store, "lease": lease, "truncated": outcome.truncated}
-            self._on_step("encoded", figures)
+            self._on_step("encoded", {**figures, "seconds": time.monotonic() - began})
             self._complete(target, lease, outcome)
         except LeaseLost:
             # Another worker took over, or an earlier attempt was committed after all.
             log.info("lease %s of %s is lost; nothing was written", lease, store)
+            self._on_step("lost", {"store": store, "lease": lease})
         except BaseException as error:
             if not is_lost_connection(error):
                 self._give_back(store, lease)
@@ -161,6 +164,7 @@ class Leases:
     def _complete(self, target: Row, lease: int, outcome: Encoded) -> None:
         """Write; a lost connection or a lock in the way is tried again."""
         store: str = target["store"]
+        began = time.monotonic()
         vectors = stacked(outcome.vectors, target["dimensions"])
         settled = [*outcome.items, *(item for item, _ in outcome.failed)]
         parameters = (
@@ -189,7 +193,8 @@ class Leases:
         self.report.returned += result["returned"]
         self.report.truncated += outcome.truncated
         figures = {"store": store, "lease": lease, "truncated": outcome.truncated}
-        self._on_step("completed", {**figures, **result})
+        seconds = time.monotonic() - began
+        self._on_step("completed", {**figures, **result, "seconds": seconds})
 
     def _gives_up(self, state: tenacity.RetryCallState) -> bool:
         """Whether to stop trying to write; while the server is away there is nothing better."""

@@ -25,6 +25,7 @@ from embver_pg.errors import (
     SpaceChanged,
 )
 from embver_pg.worker.breaker import Breaker, encoder_of
+from embver_pg.worker.debts import Debts
 from embver_pg.worker.finish import Finisher
 from embver_pg.worker.lease import Leases, Limits, WorkerReport, call
 from embver_pg.worker.model import Encoders
@@ -92,6 +93,7 @@ class Worker:
         self._said: dict[str, str] = {}
         self._short_since: dict[str, float] = {}
         self._stop = threading.Event()
+        self._unbuilt: set[str] = set()  # stores whose index is left to another role
         self._connected = True
         self._throttle = Throttle(database, self.worker_id)
         self._finisher = Finisher(database, self.worker_id, self._stop, self._on_step)
@@ -120,7 +122,8 @@ class Worker:
         raised.
 
         Args:
-            drain: End when every store is filled, indexed where this role may, and nothing waits.
+            drain: End when every store is filled, indexed where this role may, and nothing waits;
+                under steady writes, some seconds after what was there at the start is done.
 
         Raises:
             CollectionNotFound: There is no collection of the name given.
@@ -143,9 +146,11 @@ class Worker:
         return self.report
 
     def _loop(self, drain: bool) -> None:
+        debts = Debts(self.database) if drain else None
         while not self._stop.is_set():
             try:
                 busy, waiting = self._round(drain)
+                is_paid = debts is not None and debts.are_paid(self._targets(), self._unbuilt)
                 self._connected = True
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 if not is_lost_connection(error):
@@ -154,7 +159,7 @@ class Worker:
                 log.warning("connection lost, trying again: %s", str(error).strip())
                 self._stop.wait(self._poll)
                 continue
-            if drain and not busy and not waiting:
+            if is_paid or (drain and not busy and not waiting):
                 return
             if not busy:
                 self._stop.wait(min(self._poll, 0.1) if drain else self._poll)
@@ -257,6 +262,7 @@ class Worker:
         if target["state"] == "filling" and (queued == 0 or self._is_settled(store, queued)):
             waiting = self._finisher.step(target)
             if not waiting:
+                self._unbuilt.add(store)
                 self._say(store, "its index is left to a worker of the owner of the source")
             return False, waiting
         if queue["leased"] and not queue["ready"]:

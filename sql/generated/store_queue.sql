@@ -320,6 +320,19 @@ FROM {{store}}.job AS j;
 $fn$;
 COMMENT ON FUNCTION {{store}}.queue_status() IS 'Counts of the queue, the ledger and dead letters.';
 
+CREATE OR REPLACE FUNCTION {{store}}.is_owed(p_since timestamptz) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+SELECT EXISTS (
+        SELECT FROM {{store}}.job AS j
+        WHERE j.job_enqueued_at <= p_since OR j.job_priority >= 100)
+    OR EXISTS (
+        SELECT FROM {{store}}.lease AS l
+        WHERE p_since >= ANY (l.job_enqueued_at) OR 100 <= ANY (l.job_priority));
+$fn$;
+COMMENT ON FUNCTION {{store}}.is_owed(timestamptz) IS
+'Whether anything waits that was enqueued before, or by the backfill whenever.';
+
 CREATE OR REPLACE FUNCTION {{store}}.clear_queue() RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
 AS $fn$

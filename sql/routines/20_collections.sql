@@ -594,8 +594,8 @@ BEGIN
         embver_internal.render_template('accessors', v_variables));
     PERFORM embver_internal.generate_capture(v_id);
     PERFORM embver_internal.generate_search(v_id);
-    PERFORM embver_internal.generate_views(v_id);
     PERFORM embver_internal.generate_sampling(v_id);
+    PERFORM embver_internal.generate_views(v_id);
     PERFORM embver_internal.install_triggers(v_id);
     PERFORM embver_internal.grant_collection(v_id);
     PERFORM embver_internal.record_event(name, NULL, 'create_collection', NULL, NULL,

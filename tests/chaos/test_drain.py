@@ -173,6 +173,31 @@ def test_waits_for_an_open_truncate(
     assert_whole(owner)
 
 
+def test_ends_under_steady_writes(
+    installed: Installed, filling: Embver, owner: psycopg.Connection[Row]
+) -> None:
+    over = threading.Event()
+
+    def write() -> None:
+        with installed.connect() as application:
+            while not over.wait(0.02):
+                application.execute("UPDATE docs SET body = md5(random()::text) WHERE id <= 5")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with running(installed) as drain:
+            drain.ends(60)
+        assert filling.collection("docs").version(1)["state"] == "ready"
+        with running(installed) as drain:
+            drain.ends(60)
+    finally:
+        over.set()
+        writer.join()
+    filling.drain()
+    assert_whole(owner)
+
+
 def test_waits_for_jobs_that_are_due_later(
     installed: Installed, filling: Embver, owner: psycopg.Connection[Row]
 ) -> None:

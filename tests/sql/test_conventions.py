@@ -49,6 +49,7 @@ SECURITY_DEFINER = {
     "embver_docs_v1.differences",
     "embver_docs_v1.extend_leases",
     "embver_docs_v1.give_back",
+    "embver_docs_v1.is_owed",
     "embver_docs_v1.queue_status",
     "embver_docs_v1.request_rewalk",
     "embver_docs_v1.requeue",
