@@ -14,6 +14,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embver_pg import adoption, codec, schema, versions
+from embver_pg.agreement import Agreement
 from embver_pg.db import DATABASE_URL, Database, Row, open_connection, resolve_url
 from embver_pg.encoders import Encoder, EncoderSpec, checked, load
 from embver_pg.errors import InvalidArgument, RouteChanged, SpaceChanged, VersionNotFound
@@ -257,7 +258,7 @@ class Collection:
             self._version_spec(loaded, metric, element_type, index, {}),
             loaded,
             adoption.Origin("column" if table is None else "table", details),
-            adoption.Agreement(sample, min_share, min_cosine),
+            Agreement(sample, min_share, min_cosine),
         )
 
     def derive_version(
@@ -301,7 +302,7 @@ class Collection:
             self._version_spec(loaded, row["metric"], chosen, index, {}),
             loaded,
             adoption.Origin("version", {"version": version}),
-            adoption.Agreement(sample, min_share, min_cosine) if shorter else None,
+            Agreement(sample, min_share, min_cosine) if shorter else None,
         )
 
     def origin(self, version: int) -> Row:
@@ -337,7 +338,7 @@ class Collection:
         """
         row = self.version(version)
         encoder = self.embver.encoder(row["encoder"], row["fingerprint"])
-        agreement = adoption.Agreement(sample, min_share, min_cosine)
+        agreement = Agreement(sample, min_share, min_cosine)
         return adoption.check_version(self._database, self.name, row, encoder, agreement)
 
     def version_script(
