@@ -15,6 +15,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from embver_pg import adoption, canary, codec, schema, versions
+from embver_pg.agreement import Agreement
 from embver_pg.db import DATABASE_URL, Database, Row, open_connection, resolve_url
 from embver_pg.encoders import Encoder, EncoderSpec, checked, load
 from embver_pg.encoders.probes import encode_probes
@@ -325,7 +326,7 @@ class Collection:
             self._version_spec(loaded, metric, element_type, index, {}),
             loaded,
             adoption.Origin("column" if table is None else "table", details),
-            adoption.Agreement(sample, min_share, min_cosine),
+            Agreement(sample, min_share, min_cosine),
         )
 
     def derive_version(
@@ -369,7 +370,7 @@ class Collection:
             self._version_spec(loaded, row["metric"], chosen, index, {}),
             loaded,
             adoption.Origin("version", {"version": version}),
-            adoption.Agreement(sample, min_share, min_cosine) if shorter else None,
+            Agreement(sample, min_share, min_cosine) if shorter else None,
         )
 
     def origin(self, version: int) -> Row:
@@ -405,7 +406,7 @@ class Collection:
         """
         row = self.version(version)
         encoder = self.embver.encoder(row["encoder"], row["fingerprint"])
-        agreement = adoption.Agreement(sample, min_share, min_cosine)
+        agreement = Agreement(sample, min_share, min_cosine)
         return adoption.check_version(self._database, self.name, row, encoder, agreement)
 
     def version_script(
