@@ -533,15 +533,19 @@ BEGIN
     WHERE c.collection_id = v_id FOR NO KEY UPDATE;
     PERFORM embver_internal.check_source(v_collection.source);
     PERFORM embver_internal.grant_to_owner(v_owner);
-    FOR v_version IN
-        SELECT v.version FROM embver_internal.version AS v
-        WHERE v.collection_id = v_id AND v.state <> 'dropped'
-    LOOP
-        PERFORM embver_internal.attach_store(v_id, v_version);
-    END LOOP;
+    -- Locks in the order of who reads (views, source, stores) and who writes (source, stores): a
+    -- search, or a TRUNCATE, that meets this must not be the victim of a deadlock.
+    PERFORM embver_internal.execute_as(v_owner, format(
+        'LOCK TABLE %s IN ACCESS SHARE MODE', v_collection.source));
     PERFORM embver_internal.execute_as(v_owner,
         embver_internal.render('DROP VIEW IF EXISTS {{schema}}.current, {{schema}}.versions',
             embver_internal.variables(v_id)));
+    FOR v_version IN
+        SELECT v.version FROM embver_internal.version AS v
+        WHERE v.collection_id = v_id AND v.state <> 'dropped' ORDER BY v.version
+    LOOP
+        PERFORM embver_internal.attach_store(v_id, v_version);
+    END LOOP;
     PERFORM embver_internal.generate_capture(v_id);
     PERFORM embver_internal.generate_search(v_id);
     PERFORM embver_internal.generate_views(v_id);
