@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import sys
 import threading
 import time
 from collections import deque
@@ -224,6 +225,10 @@ class _Server(ThreadingHTTPServer):
     endpoint: FakeEndpoint
     daemon_threads = True
     request_queue_size = 64
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client may be killed
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -25,7 +25,7 @@ def drain(scene: Scene) -> None:
         AssertionError: They do not come to rest.
     """
     with open_connection(scene.admin_url) as connection:
-        connection.execute("UPDATE slow SET seconds = 0")
+        connection.execute("UPDATE slow SET seconds = 0, who = NULL")
         with suppress(psycopg.DatabaseError):  # nothing is paused
             connection.execute("SELECT embver.resume_rollout('docs')")
         for version in DIMENSIONS:

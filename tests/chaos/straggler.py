@@ -33,7 +33,7 @@ class Straggler:
             record: Where a broken promise goes.
             loses: Whether its lease expires, and another takes over, before it completes.
         """
-        self._url, self._admin_url = url, admin_url
+        self._url, self._admin_url = f"{url}&application_name=straggler", admin_url
         self._record = record
         self._loses = loses
         self.lease: int | None = None

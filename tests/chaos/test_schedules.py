@@ -15,11 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from embver_pg import embedded
+from tests import servers
 from tests.chaos.schedule import ENOUGH, Profile, plan_for, run
 from tests.chaos.world import DOCUMENTS, World, new_world
 
 PARTS = 4  # for pytest's workers to share
-SCHEDULES = int(os.environ.get("EMBVER_TEST_SCHEDULES") or 104)
+# The second run of `make test`, on the older server, need not be as long.
+SCHEDULES = int(
+    os.environ.get("EMBVER_TEST_SCHEDULES")
+    or (104 if servers.pg_version() == embedded.DEFAULT_VERSION else 24)
+)
 SEED = int(os.environ.get("EMBVER_TEST_SEED") or 0)
 # Two workers of pytest run two parts each within six minutes; who asks for a number gets it.
 BOX = float("inf") if os.environ.get("EMBVER_TEST_SCHEDULES") else 170.0  # seconds

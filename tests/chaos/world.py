@@ -27,11 +27,12 @@ DIMENSIONS = {1: 16, 2: 24, 3: 32}  # of each version: vectors of two spaces can
 DOCUMENTS = 60
 # Writes that take long, such as those into an index: armed by the table `slow`.
 _SLOW = """
-CREATE TABLE slow (seconds float8 NOT NULL);
-INSERT INTO slow VALUES (0);
+CREATE TABLE slow (seconds float8 NOT NULL, who text);
+INSERT INTO slow VALUES (0, NULL);
 CREATE FUNCTION slow_write() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_sleep(random() * s.seconds) FROM public.slow AS s WHERE s.seconds > 0;
+    PERFORM pg_sleep(s.seconds * (1 - random() / 2)) FROM public.slow AS s
+    WHERE s.seconds > 0 AND current_setting('application_name') LIKE coalesce(s.who, '%');
     RETURN NEW;
 END $$;
 """
