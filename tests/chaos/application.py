@@ -13,14 +13,10 @@ from psycopg import errors
 
 from embver_pg.db import Row, is_lost_connection, open_connection
 from embver_pg.errors import InvalidArgument
+from tests.chaos.changes import KEYS, Model, a_key, change
 from tests.chaos.record import Record
-from tests.chaos.world import DOCUMENTS
 
-Model = dict[int, str | None]
 ISOLATIONS = ("read committed", "read committed", "repeatable read", "serializable")
-WORDS = "wing stall drag lift plum shock wave heat flow jet body cone".split()
-HOT = range(1, 9)  # everybody's favourites
-KEYS = range(1, 2 * DOCUMENTS)
 ENOUGH = 50  # documents, below which it fills the table up
 # How often each kind of transaction is made, unless a schedule says otherwise.
 WEIGHTS = {
@@ -109,7 +105,7 @@ class Application(threading.Thread):
                     while not self._done.is_set():
                         began = time.monotonic()
                         self._transact(connection)
-                        self._done.wait(self._chance.choice((0.0, 0.004, 0.01)))
+                        self._done.wait(self._chance.choice((0.0, 0.01, 0.02)))
             except (InvalidArgument, psycopg.Error) as error:
                 if not self._is_excused(error, began):
                     self._record.violate(f"the application: {type(error).__name__}: {error}")
@@ -159,17 +155,18 @@ class Application(threading.Thread):
         """One transaction; the model follows if, and only if, it is committed."""
         changed = dict(self.model)
         is_committing = False
-        xid = None
+        xid: str | None = None
         try:
             connection.execute(f"BEGIN ISOLATION LEVEL {isolation}".encode())
             connection.execute("SELECT count(*) FROM docs")  # the snapshot is taken here
             time.sleep(before)
             for chosen in statements:
-                kind, key = chosen if isinstance(chosen, tuple) else (chosen, self._key())
+                kind, key = chosen if isinstance(chosen, tuple) else (chosen, a_key(self._chance))
                 self._change(connection, changed, kind, key)
             time.sleep(pause)
-            row = connection.execute("SELECT pg_current_xact_id_if_assigned()::text AS x").fetchone()
-            xid = row and row["x"]
+            assigned = "SELECT pg_current_xact_id_if_assigned()::text AS xid"
+            row = connection.execute(assigned).fetchone()
+            xid = row["xid"] if row else None
             is_committing = True
             connection.execute("COMMIT")
         except errors.LockNotAvailable:
@@ -205,81 +202,12 @@ class Application(threading.Thread):
             except (InvalidArgument, psycopg.OperationalError):
                 time.sleep(0.02)
 
-    # -- statements, and what they do to the model
-
-    def _key(self) -> int:
-        return self._chance.choice(HOT if self._chance.random() < 0.5 else KEYS)
-
-    def _text(self) -> str:
-        self._serial += 1
-        if self._chance.random() < 0.2:  # a text that is often stored, or under way, already
-            return self._chance.choice(WORDS)
-        return " ".join([*self._chance.choices(WORDS, k=3), str(self._serial)])
-
     def _change(
         self, connection: psycopg.Connection[Row], model: Model, kind: str, key: int
     ) -> None:
         before = set(model)
-        statement, values = self._statement(model, kind, key)
+        self._serial += 1
+        statement, values = change(model, kind, key, self._serial, self._chance)
         for born in model.keys() - before:
             self.life.may_be_born(born)
         connection.execute(statement.encode(), values)
-
-    def _statement(self, model: Model, kind: str, key: int) -> tuple[str, dict[str, Any]]:
-        values: dict[str, Any] = {"key": key, "text": self._text(), "last": key + 5}
-        present = key in model
-        match kind:
-            case "upsert" | "insert":
-                if kind == "insert":
-                    values["key"] = key = 1000 + self._serial
-                model[key] = values["text"]
-                return (
-                    "INSERT INTO docs VALUES (%(key)s, %(text)s, 0)"
-                    " ON CONFLICT (id) DO UPDATE SET body = excluded.body",
-                    values,
-                )
-            case "update" | "empty":
-                if kind == "empty":
-                    values["text"] = self._chance.choice((None, ""))
-                if present:
-                    model[key] = values["text"]
-                return "UPDATE docs SET body = %(text)s WHERE id = %(key)s", values
-            case "touch":
-                return "UPDATE docs SET seen = seen + 1 WHERE id >= %(key)s", values
-            case "append":
-                for other in model:
-                    if key <= other <= values["last"]:
-                        model[other] = f"{model[other] or ''} {values['text']}"
-                return (
-                    "UPDATE docs SET body = coalesce(body, '') || ' ' || %(text)s"
-                    " WHERE id BETWEEN %(key)s AND %(last)s",
-                    values,
-                )
-            case "delete":
-                model.pop(key, None)
-                return "DELETE FROM docs WHERE id = %(key)s", values
-            case "delete range":
-                for other in [found for found in model if key <= found <= values["last"]]:
-                    del model[other]
-                return "DELETE FROM docs WHERE id BETWEEN %(key)s AND %(last)s", values
-            case "move":
-                values["other"] = other = self._chance.choice(KEYS)
-                if present and other not in model:
-                    model[other] = model.pop(key)
-                return (
-                    "UPDATE docs SET id = %(other)s WHERE id = %(key)s"
-                    " AND NOT EXISTS (SELECT FROM docs WHERE id = %(other)s)",
-                    values,
-                )
-            case "refill":
-                for other in range(1, DOCUMENTS + 1):
-                    model.setdefault(other, f"{values['text']} {other}")
-                return (
-                    "INSERT INTO docs SELECT i, %(text)s || ' ' || i, 0"
-                    f" FROM generate_series(1, {DOCUMENTS}) AS i ON CONFLICT DO NOTHING",
-                    values,
-                )
-            case "truncate":
-                model.clear()
-                return "TRUNCATE docs", {}
-        raise AssertionError(kind)

@@ -16,7 +16,7 @@ from tests.chaos.world import World, state_of
 
 ROLES = ("embver_owner", "embver_w")
 OPTIONS: dict[str, Any] = {"batch": 8, "lease": 1.2, "poll": 0.05, "grace": 0.5}
-# What a worker may report: that the server, the network or the provider was away, or that a lock was.
+# What workers may report: that the server, the network or the provider was away, or a lock held.
 _EXPECTED = re.compile(
     r"endpoint|encoder returned|vectors of|connect|terminat|starting up|shutting down"
     r"|recovery mode|cannot be reached|lock timeout|deadlock"

@@ -77,11 +77,13 @@ def late_behind_newer(scene: Scene, owner: psycopg.Connection[Row]) -> None:
     _thaw(scene)
     newer = str(encode(DIMENSIONS[1], ["newer"])[0].tolist())
     until(
-        lambda: not completing.is_alive()
-        or scene.ask(
-            "SELECT count(*) FROM embver_docs_v1.embedding"
-            " WHERE id = 4 AND embedding <-> %(v)s::vector < 1e-6",
-            {"v": newer},
+        lambda: (
+            not completing.is_alive()
+            or scene.ask(
+                "SELECT count(*) FROM embver_docs_v1.embedding"
+                " WHERE id = 4 AND embedding <-> %(v)s::vector < 1e-6",
+                {"v": newer},
+            )
         ),
         "the newer text is stored",
     )

@@ -121,7 +121,8 @@ class Expire(Fault):
             lambda: sum(
                 self.scene.ask(
                     f"WITH expired AS (UPDATE embver_docs_v{version}.lease"
-                    " SET lease_expires_at = now() - interval '1 s' RETURNING 1) SELECT count(*) FROM expired"
+                    " SET lease_expires_at = now() - interval '1 s' RETURNING 1)"
+                    " SELECT count(*) FROM expired"
                 )
                 for version in (1, 2, 3)
             )
@@ -204,7 +205,10 @@ class Provider(Fault):
         self._before = endpoint.spoiled
         name, value = self.chance.choice(PROVIDER)
         self.scene.record.say(f"  the endpoint: {name} = {value}")
-        for part, setting in {name: value, **({"retry_after": "0.1"} if value == 429 else {})}.items():
+        for part, setting in {
+            name: value,
+            **({"retry_after": "0.1"} if value == 429 else {}),
+        }.items():
             setattr(endpoint.faults, part, setting)
 
     def end(self) -> int:

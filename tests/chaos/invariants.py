@@ -10,7 +10,7 @@ import numpy as np
 import psycopg
 
 from embver_pg.db import Row, open_connection
-from tests.chaos.application import Model
+from tests.chaos.changes import Model
 from tests.chaos.faults import Scene
 from tests.chaos.reader import encode
 from tests.chaos.world import DIMENSIONS
@@ -40,7 +40,7 @@ def drain(scene: Scene) -> None:
             if time.monotonic() > deadline:
                 states = {v: _status(connection, v) for v in live(connection)}
                 raise AssertionError(f"the queues do not come to rest: {states}")
-            time.sleep(0.03)
+            time.sleep(0.06)
     scene.record.say("drained")
 
 
@@ -68,7 +68,9 @@ def check(scene: Scene, model: Model) -> None:
         assert pointer == {"n": 1}
 
 
-def _check_version(connection: psycopg.Connection[Row], version: int, texts: dict[int, str]) -> None:
+def _check_version(
+    connection: psycopg.Connection[Row], version: int, texts: dict[int, str]
+) -> None:
     verified = connection.execute("SELECT * FROM embver.verify('docs', %s)", (version,)).fetchone()
     assert verified == {"missing": 0, "stale": 0, "orphaned": 0}, f"version {version}: {verified}"
     stored = {
@@ -102,10 +104,10 @@ def live(connection: psycopg.Connection[Row]) -> list[int]:
 
 
 def _status(connection: psycopg.Connection[Row], version: int) -> Row:
+    store = f"embver_docs_v{version}"
     row = connection.execute(
         "SELECT q.*, w.phase, w.waiting_for, w.rewalk_requested"
-        f" FROM embver_docs_v{version}.queue_status() q, embver_docs_v{version}.walk_status() w"
-        .encode()
+        f" FROM {store}.queue_status() q, {store}.walk_status() w".encode()
     ).fetchone()
     assert row is not None
     return row

@@ -97,7 +97,7 @@ class _Journal(logging.Handler):
             "message": record.getMessage()[:400],
             "trace": self.format(record)[-3000:] if record.exc_info else None,
         }
-        with open(self._path, "a") as file:
+        with Path(self._path).open("a") as file:
             file.write(json.dumps(line) + "\n")
 
 

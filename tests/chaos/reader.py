@@ -1,4 +1,4 @@
-"""Readers of a schedule: searches all the while, none of which may fail or find a deleted document."""
+"""The reader of a schedule: no search may fail, or find a document deleted before it began."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import psycopg
 from embver_pg.db import Row, is_lost_connection, open_connection
 from embver_pg.encoders import Vectors, load
 from embver_pg.errors import InvalidArgument
-from tests.chaos.application import WORDS, Life
+from tests.chaos.application import Life
+from tests.chaos.changes import WORDS
 from tests.chaos.record import Record
 
 _encoder = cache(load)
@@ -41,7 +42,7 @@ class Reader(threading.Thread):
             began = time.monotonic()
             try:
                 with open_connection(self._url) as connection:
-                    while not self._done.wait(0.01):
+                    while not self._done.wait(0.02):
                         began = time.monotonic()
                         self._search(connection)
             except (InvalidArgument, psycopg.Error) as error:

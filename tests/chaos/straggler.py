@@ -1,4 +1,4 @@
-"""A worker whose steps are taken by hand, through SQL: it claims, dawdles, and completes too late."""
+"""A worker whose steps are taken by hand, through SQL: it claims, and completes too late."""
 
 from __future__ import annotations
 

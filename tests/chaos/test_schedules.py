@@ -11,7 +11,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -28,7 +27,7 @@ SCHEDULES = int(
 )
 SEED = int(os.environ.get("EMBVER_TEST_SEED") or 0)
 # Two workers of pytest run two parts each within six minutes; who asks for a number gets it.
-BOX = float("inf") if os.environ.get("EMBVER_TEST_SCHEDULES") else 170.0  # seconds
+BOX = float("inf") if os.environ.get("EMBVER_TEST_SCHEDULES") else 160.0  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.mark.slow
 @pytest.mark.timeout(0 if os.environ.get("EMBVER_TEST_SCHEDULES") else 290)
 @pytest.mark.parametrize("part", range(min(PARTS, SCHEDULES)))
-def test_schedules(
-    world: World, part: int, record_property: Callable[[str, object], None]
-) -> None:
+def test_schedules(world: World, part: int, record_property: Callable[[str, object], None]) -> None:
     profile = Profile()
     seeds = range(SEED + part, SEED + SCHEDULES, PARTS)
     felt: Counter[str] = Counter()
