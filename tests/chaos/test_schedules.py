@@ -27,7 +27,7 @@ SCHEDULES = int(
 )
 SEED = int(os.environ.get("EMBVER_TEST_SEED") or 0)
 # Two workers of pytest run two parts each within six minutes; who asks for a number gets it.
-BOX = float("inf") if os.environ.get("EMBVER_TEST_SCHEDULES") else 160.0  # seconds
+BOX = float("inf") if os.environ.get("EMBVER_TEST_SCHEDULES") else 150.0  # seconds
 
 
 @pytest.fixture(scope="module")

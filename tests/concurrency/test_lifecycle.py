@@ -142,7 +142,8 @@ def test_refresh_locks_in_the_order_of_readers_and_writers(stage: Stage) -> None
         assert not [
             lock
             for lock in locks
-            if lock["mode"] == "AccessExclusiveLock" and lock["relation"].startswith("embver_docs_v")
+            if lock["mode"] == "AccessExclusiveLock"
+            and lock["relation"].startswith("embver_docs_v")
         ]
         other.commit()
         refreshing.result()
