@@ -5,6 +5,8 @@ WORKERS ?= 2
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 PYTEST_ARGS ?=
+SCHEDULES ?= 100
+SEED ?= $(shell date +%s)
 
 BIN := .venv/bin
 READY_DEMO := .venv/.ready-demo
@@ -12,7 +14,7 @@ READY_DEV := .venv/.ready-dev
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format bench install clean
+.PHONY: help demo test chaos lint types format bench install clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +28,9 @@ test: $(READY_DEV) ## Run the tests on PostgreSQL 18, then those that depend on 
 ifndef EMBVER_TEST_DATABASE_URL
 	EMBVER_TEST_PG_VERSION=16 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m both_versions $(PYTEST_ARGS)$(if $(strip $(PYTEST_ARGS)), || test $$? -eq 5)
 endif
+
+chaos: $(READY_DEV) ## Run random schedules of faults; SCHEDULES=1000 SEED=1
+	EMBVER_TEST_SCHEDULES=$(SCHEDULES) EMBVER_TEST_SEED=$(SEED) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/chaos/test_schedules.py $(PYTEST_ARGS)
 
 lint: types ## Check format, style, types, imports and SQL
 	$(BIN)/ruff format --check .

@@ -42,6 +42,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     servers.finish_run()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests have recorded, also where they passed on another process."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in getattr(report, "user_properties", ()):
+            if name == "figures" and report.when == "call":
+                terminalreporter.write_line(f"{report.nodeid}: {value}")
+
+
 @dataclass(frozen=True)
 class Installed:
     """A database of its own for one test.

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import base64
 import json
+import random
+import sys
 import threading
 import time
 from collections import deque
@@ -56,6 +58,9 @@ class Faults:
     reverse: bool = False  # the vectors in reverse order, with their index
     not_json: bool = False  # 200 and a page of HTML
     hang_up: bool = False  # the connection is closed without an answer
+    cut_answer: bool = False  # … in the middle of the answer
+    held: threading.Event | None = None  # no answer before it is set
+    latency: tuple[float, float] = (0.0, 0.0)  # seconds before each answer, evenly drawn
     max_inputs: int | None = None  # 413 for more inputs in a request
     next: deque[Reply] = field(default_factory=deque)  # one answer each, first of all
 
@@ -76,6 +81,7 @@ class FakeEndpoint:
         tokens: Words of the inputs that were answered: what it would bill.
         reports_usage: Whether its answers say how many tokens were used.
         in_flight_max: The most requests that were open at once.
+        spoiled: Requests that were not answered with good vectors for all their inputs.
     """
 
     def __init__(
@@ -86,7 +92,7 @@ class FakeEndpoint:
         self.model = ""
         self.key = key
         self.faults = Faults()
-        self.calls = self.texts = self.tokens = self.in_flight_max = 0
+        self.calls = self.texts = self.tokens = self.in_flight_max = self.spoiled = 0
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.arrivals: list[float] = []
@@ -126,7 +132,7 @@ class FakeEndpoint:
     def forget(self) -> None:
         """Set the counters to zero."""
         with self._lock:
-            self.calls = self.texts = self.tokens = self.in_flight_max = 0
+            self.calls = self.texts = self.tokens = self.in_flight_max = self.spoiled = 0
             self.requests.clear()
             self.keys.clear()
             self.arrivals.clear()
@@ -165,12 +171,27 @@ class FakeEndpoint:
             planned = faults.next.popleft() if faults.next else None
         if planned is None:
             planned = self._refusal(inputs, key, faults)
-        if planned is not None:
-            return planned, []
+        data = self._data(inputs, body, faults) if planned is None else []
         with self._lock:
-            self.texts += len(inputs)
-            self.tokens += tokens_of(inputs)
-        return None, self._data(inputs, body, faults)
+            if planned is None:
+                self.texts += len(inputs)
+                self.tokens += tokens_of(inputs)
+            self.spoiled += planned is not None or self._spoils(inputs, faults)
+        return planned, data
+
+    def _spoils(self, inputs: list[str], faults: Faults) -> bool:
+        """Whether an answer with status 200 would not do."""
+        return bool(
+            faults.not_json
+            or faults.hang_up
+            or faults.cut_answer
+            or faults.missing_vectors
+            or faults.dimensions
+            or any(
+                _contains(text, faults.nan_containing) or _contains(text, faults.zero_containing)
+                for text in inputs
+            )
+        )
 
     def aside(self, body: dict[str, Any]) -> list[dict[str, Any]] | None:
         """The answer to a canary where it is neither counted nor faulty."""
@@ -245,6 +266,10 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client may be killed
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -271,8 +296,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         faults = endpoint.faults
         planned, data = endpoint.answer(body, key)
-        if faults.delay:
-            time.sleep(faults.delay)
+        pause = faults.delay + random.uniform(*faults.latency)
+        if pause:
+            time.sleep(pause)
+        if faults.held is not None:
+            faults.held.wait()
         if faults.hang_up:
             self.close_connection = True
         elif planned is not None:
@@ -283,11 +311,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             used = tokens_of(body["input"]) if endpoint.reports_usage else 0
             usage = {"prompt_tokens": used, "total_tokens": used}
-            self._send(
-                200, {"object": "list", "data": data, "model": body["model"], "usage": usage}
-            )
+            answer = {"object": "list", "data": data, "model": body["model"], "usage": usage}
+            self._send(200, answer, cut=faults.cut_answer)
 
-    def _send(self, status: int, body: Any, retry_after: str | None = None) -> None:
+    def _send(
+        self, status: int, body: Any, retry_after: str | None = None, *, cut: bool = False
+    ) -> None:
         content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
         self.send_response(status)
         kind = "text/html" if isinstance(body, str) else "application/json"
@@ -296,7 +325,9 @@ class _Handler(BaseHTTPRequestHandler):
         if retry_after is not None:
             self.send_header("Retry-After", retry_after)
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(content[: len(content) // 2] if cut else content)
+        if cut:
+            self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: the tests read the counters."""

@@ -121,6 +121,37 @@ def test_start_while_a_refresh_runs(stage: Stage) -> None:
     stage.drain_and_check()
 
 
+def test_refresh_locks_in_the_order_of_readers_and_writers(stage: Stage) -> None:
+    """Views before stores, and the source before both: no search, and no TRUNCATE, that holds the
+    former and goes on to the latter becomes the victim of a deadlock (4)."""
+    stage.fill()
+    refreshing = stage.session("refreshing")
+    for statement, waits_for in (
+        ("SELECT FROM embver_docs.versions", "embver_docs.versions"),
+        ("TRUNCATE docs", "docs"),
+    ):
+        other = stage.session("reader or writer")
+        other.begin()
+        other.run(statement)
+        refreshing.start("SELECT embver.refresh_collection('docs')")
+        assert stage.blocked(refreshing)
+        locks = stage.watch.execute(
+            "SELECT relation::regclass::text AS relation, granted, mode FROM pg_locks"
+            " WHERE pid = %s AND relation IS NOT NULL",
+            (refreshing.pid,),
+        ).fetchall()
+        assert [lock["relation"] for lock in locks if not lock["granted"]] == [waits_for]
+        assert not [
+            lock
+            for lock in locks
+            if lock["mode"] == "AccessExclusiveLock"
+            and lock["relation"].startswith("embver_docs_v")
+        ]
+        other.commit()
+        refreshing.result()
+    stage.drain_and_check()
+
+
 def test_collection_dropped_while_a_version_is_added(stage: Stage) -> None:
     """Dropping waits, and then refuses: no store is left behind without its collection."""
     for version in ENCODERS:
