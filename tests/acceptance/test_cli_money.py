@@ -10,6 +10,7 @@ import pytest
 from embver_pg.cli import main
 from embver_pg.client import Embver
 from tests.conftest import Installed
+from tests.fake_endpoint import FakeEndpoint
 from tests.sql.support import Connection, run
 
 
@@ -94,11 +95,12 @@ def test_limits(cli: Embver, owner: Connection, capsys: pytest.CaptureFixture[st
     assert main(["limits", "--concurrency", "2"]) == 2
     assert main(["limits", "hash:8", "--concurrency", "2", "--none"]) == 2
     assert answer(capsys, "limits", "hash:8", "--none") == []
-    for number, url in ((2, "http://127.0.0.1:9/v1"), (3, "http://127.0.0.1:8/v1")):
-        cli.collection("docs").add_version(
-            "openai:model", base_url=url, dimensions=8, alias="model"
-        )
-        assert cli.collection("docs").version(number)
+    with FakeEndpoint(dimensions=8) as one, FakeEndpoint(dimensions=8) as other:
+        for number, endpoint in ((2, one), (3, other)):
+            cli.collection("docs").add_version(
+                "openai:model", base_url=endpoint.base_url, dimensions=8, alias="model"
+            )
+            assert cli.collection("docs").version(number)
     which = answer(capsys, "limits", "openai:model", "--concurrency", "2", code=1)["error"]
     assert len(which["detail"]["base_urls"]) == 2
     (row,) = answer(
@@ -108,8 +110,8 @@ def test_limits(cli: Embver, owner: Connection, capsys: pytest.CaptureFixture[st
         "--concurrency",
         "2",
         "--base-url",
-        "http://127.0.0.1:8/v1",
+        other.base_url,
     )
-    assert row["base_url"] == "http://127.0.0.1:8/v1"
+    assert row["base_url"] == other.base_url
     events = run(owner, "SELECT kind FROM embver.events WHERE kind = 'set_encoder_limits'")
     assert len(events) == 4
