@@ -23,7 +23,7 @@ PARTS = 4  # for pytest's workers to share
 # The second run of `make test`, on the older server, need not be as long.
 SCHEDULES = int(
     os.environ.get("EMBVER_TEST_SCHEDULES")
-    or (104 if servers.pg_version() == embedded.DEFAULT_VERSION else 24)
+    or (104 if servers.pg_version() == embedded.DEFAULT_VERSION else 8)
 )
 SEED = int(os.environ.get("EMBVER_TEST_SEED") or 0)
 # Two workers of pytest run two parts each within six minutes; who asks for a number gets it.
