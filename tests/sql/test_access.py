@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import psycopg
@@ -25,6 +26,9 @@ from tests.sql.support import (
 
 pytestmark = pytest.mark.both_versions
 
+# Roles are the whole server's: each process of a run has its own.
+_PROCESS = os.environ.get("PYTEST_XDIST_WORKER", "main")
+SECOND, APP = f"embver_second_admin_{_PROCESS}", f"embver_app_{_PROCESS}"
 SEARCH = (
     "SELECT id FROM embver_docs.search(ARRAY[embver.query('docs', 1, %s)], 10, filter => %s,"
     " options => %s)"
@@ -228,20 +232,20 @@ def second_admin(installed: Installed) -> Iterator[tuple[str, str]]:
     """URLs of an admin who is not the installer, and of a plain role that owns tables."""
     server = servers.server()
     name = installed.admin.partition("?")[0].rpartition("/")[2]
-    roles = ("embver_second_admin", "embver_app")
+    roles = (SECOND, APP)
     with installed.connect("admin") as admin:
         for role in roles:
             run(admin, f"DROP ROLE IF EXISTS {role}")
             statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
             admin.execute(statement.format(sql.Identifier(role), server.password(role)))
-        run(admin, "GRANT embver_admin, embver_app TO embver_second_admin")
+        run(admin, f"GRANT embver_admin, {APP} TO {SECOND}")
         database = sql.Identifier(name)
         admin.execute(
-            sql.SQL("GRANT CREATE, TEMPORARY ON DATABASE {} TO embver_second_admin").format(
-                database
+            sql.SQL("GRANT CREATE, TEMPORARY ON DATABASE {} TO {}").format(
+                database, sql.Identifier(SECOND)
             )
         )
-        run(admin, "GRANT CREATE ON SCHEMA public TO embver_app")
+        run(admin, f"GRANT CREATE ON SCHEMA public TO {APP}")
     yield server.url(name, roles[0]), server.url(name, roles[1])
     with installed.connect("admin") as admin:
         for role in reversed(roles):
@@ -296,7 +300,7 @@ def test_another_admin_registers_a_table_of_a_plain_owner(
                 " WHERE n.nspname ~ '^embver_docs' AND c.relkind IN ('r', 'v')"
                 " AND c.relname <> 'alembic_version'",
             )
-            assert owners == [{"owner": "embver_app"}]
+            assert owners == [{"owner": APP}]
         check_stores(database)
 
 
@@ -304,7 +308,7 @@ def test_an_admin_who_is_no_member_of_the_owner_is_told_what_to_grant(
     installed: Installed, second_admin: tuple[str, str], owner: Connection
 ) -> None:
     run(owner, "CREATE TABLE docs (id bigint PRIMARY KEY, title text, body text)")
-    run(owner, "GRANT SELECT ON docs TO embver_app")
+    run(owner, f"GRANT SELECT ON docs TO {APP}")
     with psycopg.connect(second_admin[0], autocommit=True) as connection:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("SELECT embver.create_collection('docs', 'docs', %s)", (BODY,))
@@ -317,7 +321,7 @@ def test_the_owner_cannot_become_the_admin_through_generated_code(
 ) -> None:
     """What is generated from the owner's names runs as the owner, and stays inside its quotes."""
     second, app = second_admin
-    name = "x$fn$; RESET ROLE; ALTER ROLE embver_app CREATEROLE; SELECT $fn$"
+    name = f"x$fn$; RESET ROLE; ALTER ROLE {APP} CREATEROLE; SELECT $fn$"
     with psycopg.connect(app, autocommit=True) as owner:
         owner.execute("CREATE TABLE docs (id int PRIMARY KEY, title text, body text)")
     database = Installed(
