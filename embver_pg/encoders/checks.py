@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embver_pg.encoders.base import Encoder, EncoderSpec, RejectedInputError, Vectors
+from embver_pg.encoders.base import Encoder, RejectedInputError, Vectors
+from embver_pg.encoders.wrapped import Wrapped
 from embver_pg.errors import DimensionMismatch, InvalidArgument
 
 
@@ -91,26 +92,10 @@ def _refuse(bad: Any, what: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedEncoder:
+class CheckedEncoder(Wrapped):
     """An encoder whose results went through :func:`validate`."""
 
-    inner: Encoder
     cosine: bool = False
-
-    @property
-    def spec(self) -> EncoderSpec:
-        """The description that the encoder was made from."""
-        return self.inner.spec
-
-    @property
-    def dimensions(self) -> int:
-        """The length of every vector."""
-        return self.inner.dimensions
-
-    @property
-    def fingerprint(self) -> str:
-        """The identity of the space."""
-        return self.inner.fingerprint
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """The vectors of ``n`` documents, ``[n, d] float32``."""

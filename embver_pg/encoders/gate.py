@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from embver_pg.encoders.base import Encoder, EncoderSpec, Vectors
+from embver_pg.encoders.base import Encoder, Vectors
 from embver_pg.encoders.checks import CheckedEncoder
+from embver_pg.encoders.wrapped import Wrapped
 
 
 @dataclass
@@ -59,26 +60,10 @@ def count_requests(encoder: Encoder, texts: Sequence[str]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class OneRequest:
+class OneRequest(Wrapped):
     """An encoder of which each call is a request."""
 
-    inner: Encoder
     gate: Gate
-
-    @property
-    def spec(self) -> EncoderSpec:
-        """The description that the encoder was made from."""
-        return self.inner.spec
-
-    @property
-    def dimensions(self) -> int:
-        """The length of every vector."""
-        return self.inner.dimensions
-
-    @property
-    def fingerprint(self) -> str:
-        """The identity of the space."""
-        return self.inner.fingerprint
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """The vectors of ``n`` documents, ``[n, d] float32``."""

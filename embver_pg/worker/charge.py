@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 import psycopg
 
 from embver_pg.db import Row
-from embver_pg.encoders import Encoder, EncoderSpec, Vectors
+from embver_pg.encoders import Encoder, Vectors
 from embver_pg.encoders.gate import Bill, count_requests, gated
 from embver_pg.encoders.tokens import token_bound, token_guess
+from embver_pg.encoders.wrapped import Wrapped
 from embver_pg.errors import BudgetExceeded, EmbverError
 from embver_pg.worker.meter import Meter
 
@@ -48,27 +49,11 @@ def metered(meter: Meter, target: Row, encoder: Encoder) -> Encoder:
 
 
 @dataclass(frozen=True)
-class Metered:
+class Metered(Wrapped):
     """An encoder whose documents are paid for by a rollout, or kept to the limits it shares."""
 
-    inner: Encoder
     target: Row
     meter: Meter
-
-    @property
-    def spec(self) -> EncoderSpec:
-        """The description that the encoder was made from."""
-        return self.inner.spec
-
-    @property
-    def dimensions(self) -> int:
-        """The length of every vector."""
-        return self.inner.dimensions
-
-    @property
-    def fingerprint(self) -> str:
-        """The identity of the space."""
-        return self.inner.fingerprint
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """The vectors of ``n`` queries; workers ask for none."""

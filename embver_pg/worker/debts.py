@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from embver_pg.db import Database, Row
@@ -27,18 +27,18 @@ class Debts:
         self._paid_since: float | None = None
         self._next = 0.0
 
-    def are_paid(self, targets: Sequence[Row], unbuilt: Collection[str]) -> bool:
+    def are_paid(self, targets: Callable[[], Sequence[Row]], unbuilt: Collection[str]) -> bool:
         """Whether nothing has been owed for some seconds.
 
         Args:
-            targets: The versions that this worker writes.
+            targets: Asks for the versions that this worker writes.
             unbuilt: Stores whose index is left to another role.
         """
         now = time.monotonic()
         if now < self._next:
             return False
         self._next = now + _LOOK
-        if any(self._owes(target, unbuilt) for target in targets):
+        if any(self._owes(target, unbuilt) for target in targets()):
             self._paid_since = None
             return False
         self._paid_since = self._paid_since or now

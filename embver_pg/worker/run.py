@@ -150,7 +150,7 @@ class Worker:
         while not self._stop.is_set():
             try:
                 busy, waiting = self._round(drain)
-                is_paid = debts is not None and debts.are_paid(self._targets(), self._unbuilt)
+                is_paid = debts is not None and debts.are_paid(self._targets, self._unbuilt)
                 self._connected = True
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 if not is_lost_connection(error):
