@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -62,18 +63,20 @@ class Scene:
         return found
 
 
-class Fault:
+class Fault(ABC):
     """One fault; :meth:`end` says how often it was felt."""
 
     def __init__(self, scene: Scene, chance: random.Random) -> None:
         self.scene = scene
         self.chance = chance
 
+    @abstractmethod
     def begin(self) -> None:
-        raise NotImplementedError
+        """Let it happen."""
 
+    @abstractmethod
     def end(self) -> int:
-        raise NotImplementedError
+        """Undo it; how often it was felt."""
 
 
 class Kill(Fault):

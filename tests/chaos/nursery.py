@@ -120,12 +120,13 @@ def _work(config: dict[str, Any]) -> int:
 
 def main() -> None:
     """Fork workers for as long as the standard input is open."""
+    # Imported before the forks, so that no worker pays for it: nothing here uses them.
     import openai
-    import psycopg_pool  # noqa: F401
+    import psycopg_pool  # noqa: F401 (for the forked workers)
 
-    import embver_pg.client  # noqa: F401
+    import embver_pg.client  # noqa: F401 (for the forked workers)
 
-    # Loads what the library loads at the first client.
+    # The library loads this part when the attribute is first read.
     openai.OpenAI(api_key="none", base_url="http://127.0.0.1:9/v1").embeddings  # noqa: B018
     children: set[int] = set()
     pending = b""
