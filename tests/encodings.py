@@ -18,6 +18,7 @@ import numpy as np
 
 from embver_pg.encoders import Encoder, EncoderSpec, Vectors, load
 from tests import servers
+from tests.waiting import PATIENCE
 
 _AT_ONCE = 256  # texts: what a crash can lose
 
@@ -79,7 +80,7 @@ class KeptEncoder:
         return np.stack(rows).astype(np.float32) if rows else np.zeros((0, self.dimensions), "f4")
 
     def _open(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=120.0)
+        return sqlite3.connect(self._path, timeout=PATIENCE)
 
 
 def kept(spec: EncoderSpec | str) -> KeptEncoder:

@@ -1,8 +1,10 @@
-"""PostgreSQL servers for tests: one a run, shared by pytest's workers, and databases on it.
+"""PostgreSQL servers for tests: one for each of pytest's workers, and databases on it.
 
 Which server: ``EMBVER_TEST_DATABASE_URL`` where it is set (an account that may create databases
 and roles); else the embedded one; else, or with ``EMBVER_TEST_SERVER=docker``, the pgvector image
-where Docker answers. ``EMBVER_TEST_PG_VERSION`` (default 18) chooses the major version.
+where Docker answers. ``EMBVER_TEST_PG_VERSION`` (default 18) chooses the major version. A named
+server and Docker's are shared by the workers; on an embedded one no test meets another's roles,
+advisory locks, or transactions, which hold back every snapshot of their server.
 
 ``start_run`` and ``finish_run`` belong into ``pytest_configure`` and ``pytest_unconfigure``; they
 act in the controlling process only. Whoever needs the server calls :func:`server`.
@@ -32,6 +34,7 @@ import tenacity
 from psycopg import sql
 
 from embver_pg import embedded
+from tests.waiting import PATIENCE
 
 ROLES = ("embver_owner", "embver_w", "embver_r", "embver_stranger")
 # Nothing here has to survive a power cut.
@@ -41,7 +44,9 @@ SETTINGS: Mapping[str, str] = {
     "full_page_writes": "off",
     "max_connections": "200",
     "max_prepared_transactions": "10",
-    "max_wal_size": "512MB",
+    "max_wal_size": "256MB",
+    # Its locks and its transactions would come and go as they please; chaos has it on.
+    "autovacuum": "off",
 }
 _RUN, _DOCKER_URL = "EMBVER_TEST_RUN", "EMBVER_TEST_DOCKER_URL"
 _PREFIX = "embver-test-"
@@ -121,10 +126,10 @@ def finish_run() -> None:
 
 @cache
 def server() -> Server:
-    """The run's server, started by whoever asks first."""
+    """The server of this process, started by whoever asks first."""
     kind = _kind()
     if kind == "embedded":
-        data_dir = _run_dir() / "shared"
+        data_dir = _run_dir() / f"server-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
         return _embedded_server(data_dir, pg_version(), SETTINGS)
     admin_url = os.environ["EMBVER_TEST_DATABASE_URL" if kind == "url" else _DOCKER_URL]
     with psycopg.connect(admin_url) as connection:
@@ -138,7 +143,7 @@ def private_server(
     """An embedded server of one's own, to be killed and restarted at will."""
     data_dir = _run_dir() / f"private-{uuid4().hex[:8]}"
     # Commits have to survive kill -9, so they must leave shared memory before they return.
-    chosen = {**SETTINGS, "synchronous_commit": "on", **(settings or {})}
+    chosen = {**SETTINGS, "synchronous_commit": "on", "autovacuum": "on", **(settings or {})}
     try:
         yield _embedded_server(data_dir, version or pg_version(), chosen)
     finally:
@@ -222,17 +227,16 @@ def drop_database(target: Server, name_or_url: str) -> None:
     name = name_or_url
     if "://" in name_or_url:
         name = urlsplit(name_or_url).path.removeprefix("/")
+    statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
     with _admin(target) as connection:
-        connection.execute(
-            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-        )
+        _patiently(connection.execute, statement)
 
 
 def docker_answers() -> bool:
     """Whether a Docker engine answers."""
     try:
         command = ["docker", "version", "--format", "{{.Server.Version}}"]
-        asked = subprocess.run(command, check=False, capture_output=True, timeout=20)
+        asked = subprocess.run(command, check=False, capture_output=True, timeout=PATIENCE)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return asked.returncode == 0
@@ -275,6 +279,15 @@ def _start_container() -> str:
     return str(container.get_connection_url())
 
 
+# The server gives those who are connected five seconds to leave, a busy machine takes longer.
+_patiently = tenacity.Retrying(
+    retry=tenacity.retry_if_exception_type(psycopg.errors.ObjectInUse),
+    stop=tenacity.stop_after_delay(PATIENCE),
+    wait=tenacity.wait_fixed(0.2),
+    reraise=True,
+)
+
+
 def _admin(target: Server) -> psycopg.Connection[Any]:
     return _connect(target.admin_url)
 
@@ -282,7 +295,7 @@ def _admin(target: Server) -> psycopg.Connection[Any]:
 # Once in many thousands, a connection to a server that answered others never came about.
 @tenacity.retry(
     retry=tenacity.retry_if_exception_type(psycopg.errors.ConnectionTimeout),
-    stop=tenacity.stop_after_attempt(3),
+    stop=tenacity.stop_after_delay(PATIENCE),
     reraise=True,
 )
 def _connect(url: str) -> psycopg.Connection[Any]:
@@ -306,7 +319,7 @@ def _create(
     ) + sql.SQL(how)
     if owner is not None:
         statement += sql.SQL(" OWNER {}").format(sql.Identifier(owner))
-    connection.execute(statement)
+    _patiently(connection.execute, statement)
 
 
 def temp_dirs() -> list[Path]:

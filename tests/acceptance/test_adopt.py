@@ -11,10 +11,10 @@ import pytest
 
 from embver_pg.cli import main
 from embver_pg.client import Collection
-from tests.concurrency.stage import until
 from tests.conftest import Installed
 from tests.handmade import Counting, make_table, text
 from tests.sql.support import Connection, check_stores, run
+from tests.waiting import until
 
 ROWS, WRITTEN = 400, 100  # the application writes only the first documents
 

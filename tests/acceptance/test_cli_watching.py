@@ -14,8 +14,8 @@ import psycopg
 
 from embver_pg.client import Embver
 from embver_pg.db import Row
-from tests.chaos.processes import until
 from tests.conftest import Installed
+from tests.waiting import until
 
 COMMAND = [sys.executable, "-m", "embver_pg.cli"]
 

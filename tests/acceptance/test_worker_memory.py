@@ -35,6 +35,6 @@ def filled(installed: Installed, owner: psycopg.Connection[Row], count: int) -> 
     with installed.embver() as embver:
         begin(embver, "hash:64")
     with worker_process(installed.worker, drain=True) as process:
-        report = process.finish(timeout=120)
+        report = process.finish()
     assert report["written"] == count
     return int(report["peak_kib"])

@@ -15,10 +15,11 @@ from embver_pg.db import Row, is_lost_connection, open_connection
 from embver_pg.errors import InvalidArgument
 from tests.chaos.changes import KEYS, Model, a_key, change
 from tests.chaos.record import Record
+from tests.waiting import PATIENCE
 
 ISOLATIONS = ("read committed", "read committed", "repeatable read", "serializable")
 ENOUGH = 50  # documents, below which it fills the table up
-# How often each kind of transaction is made, unless a schedule says otherwise.
+# How often each kind of transaction is made.
 WEIGHTS = {
     "upsert": 6.0,
     "update": 6.0,
@@ -73,15 +74,12 @@ class Application(threading.Thread):
         life: What readers must not find.
     """
 
-    def __init__(
-        self, url: str, admin_url: str, chance: random.Random, record: Record, weights: Any = None
-    ) -> None:
+    def __init__(self, url: str, admin_url: str, chance: random.Random, record: Record) -> None:
         super().__init__(name="application", daemon=True)
         self._url, self._admin_url = url, admin_url
         self._chance = chance
         self._record = record
         self._done = threading.Event()
-        self._kinds = {**WEIGHTS, **(weights or {})}
         self._serial = 0
         self.model: Model = {}
         self.life = Life()
@@ -92,7 +90,7 @@ class Application(threading.Thread):
     def stop(self) -> None:
         """Let it finish what it is at."""
         self._done.set()
-        self.join(30)
+        self.join(PATIENCE)
         if self.is_alive():
             self._record.violate("the application hangs")
 
@@ -120,7 +118,7 @@ class Application(threading.Thread):
     # -- transactions
 
     def _transact(self, connection: psycopg.Connection[Row]) -> None:
-        kind = self._chance.choices(list(self._kinds), list(self._kinds.values()))[0]
+        kind = self._chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         if kind == "snapshot":
             self._under_snapshot(connection)
             return

@@ -13,11 +13,11 @@ from tests import servers
 from tests.chaos.crew import Crew
 from tests.chaos.faults import Scene
 from tests.chaos.invariants import check, drain
-from tests.chaos.processes import until
 from tests.chaos.reader import encode
 from tests.chaos.record import Record
 from tests.chaos.straggler import Straggler
-from tests.chaos.world import DIMENSIONS, World
+from tests.chaos.world import DIMENSIONS, STRAGGLER, World
+from tests.waiting import join, until
 
 Script = Callable[[Scene, psycopg.Connection[Row]], None]
 
@@ -65,29 +65,51 @@ def late_after_emptied(scene: Scene, owner: psycopg.Connection[Row]) -> None:
 def late_behind_newer(scene: Scene, owner: psycopg.Connection[Row]) -> None:
     """A completion looks at a text whose change is not committed, and writes after its change."""
     straggler = _claimed(scene, owner, "UPDATE docs SET body = body || ' older' WHERE id <= 4")
-    scene.ask("UPDATE slow SET seconds = 1, who = 'straggler' RETURNING 1")
-    with open_connection(owner.info.dsn) as application:
+    newer = str(encode(DIMENSIONS[1], ["newer"])[0].tolist())
+    with open_connection(scene.admin_url) as holder, open_connection(owner.info.dsn) as application:
         application.execute("BEGIN")
         application.execute("UPDATE docs SET body = 'newer' WHERE id = 4")
-        completing = threading.Thread(target=straggler.complete)
-        completing.start()
-        sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-        until(lambda: scene.ask(sleeping), "it has looked, and writes")
-        application.execute("COMMIT")
-    _thaw(scene)
-    newer = str(encode(DIMENSIONS[1], ["newer"])[0].tolist())
-    until(
-        lambda: (
-            not completing.is_alive()
-            or scene.ask(
-                "SELECT count(*) FROM embver_docs_v1.embedding"
-                " WHERE id = 4 AND embedding <-> %(v)s::vector < 1e-6",
-                {"v": newer},
+        with holder.transaction():
+            holder.execute("SELECT pg_advisory_xact_lock(%s)", (STRAGGLER,))
+            completing = threading.Thread(target=straggler.complete, name="the straggler")
+            completing.start()
+            held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            until(lambda: scene.ask(held), "it has looked, and is to write")
+            application.execute("COMMIT")
+            _thaw(scene)
+            until(
+                lambda: scene.ask(
+                    "SELECT count(*) FROM embver_docs_v1.embedding"
+                    " WHERE id = 4 AND embedding <-> %(v)s::vector < 1e-6",
+                    {"v": newer},
+                ),
+                "the newer text is stored",
             )
-        ),
-        "the newer text is stored",
-    )
-    completing.join()
+        join(completing)
+
+
+def late_after_takeover(scene: Scene, owner: psycopg.Connection[Row]) -> None:
+    """A worker completes a lease that has expired, and that others have taken over."""
+    straggler = _claimed(scene, owner, "UPDATE docs SET body = body || ' changed' WHERE id <= 4")
+    scene.ask("UPDATE embver_docs_v1.lease SET lease_expires_at = now() RETURNING 1")
+    _thaw(scene)
+    until(lambda: not _count(owner, "lease") and not _count(owner, "job"), "others have done it")
+    assert straggler.complete()
+
+
+def deleted_under_a_snapshot(scene: Scene, owner: psycopg.Connection[Row]) -> None:
+    """A document is deleted under a snapshot older than its vector, which that does not see."""
+    for place in (0, 1):
+        scene.crew.freeze(place)
+    owner.execute("INSERT INTO docs VALUES (1000, 'a short life', 0)")
+    with open_connection(owner.info.dsn) as application:
+        application.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        application.execute("SELECT FROM docs")  # the snapshot is taken here
+        _thaw(scene)
+        stored = "SELECT count(*) FROM embver_docs_v1.embedding WHERE id = 1000"
+        until(lambda: scene.ask(stored), "its vector is stored")
+        application.execute("DELETE FROM docs WHERE id = 1000")
+        application.execute("COMMIT")
 
 
 def start_beside_a_writer(scene: Scene, owner: psycopg.Connection[Row]) -> None:
@@ -110,7 +132,8 @@ def _claimed(scene: Scene, owner: psycopg.Connection[Row], change: str) -> Strag
     owner.execute(change.encode())
     url = scene.world.server.url(scene.database, "embver_w")
     straggler = Straggler(url, scene.admin_url, scene.record, loses=False)
-    assert straggler.claim()
+    # A frozen worker's claim may have been on its way; then its lease has to expire first.
+    until(straggler.claim, "the straggler has a lease")
     return straggler
 
 

@@ -14,8 +14,7 @@ from tests.chaos.changes import Model
 from tests.chaos.faults import Scene
 from tests.chaos.reader import encode
 from tests.chaos.world import DIMENSIONS
-
-PATIENCE = 40.0  # seconds for workers to come to rest; a hundred times what they need
+from tests.waiting import PATIENCE
 
 
 def drain(scene: Scene) -> None:

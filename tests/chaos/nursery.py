@@ -22,7 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.chaos.processes import PATIENCE, ROOT
+from tests.chaos.processes import ROOT
+from tests.waiting import PATIENCE
 
 
 class Nursery:

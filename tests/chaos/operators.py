@@ -13,6 +13,7 @@ from psycopg import errors
 from embver_pg.db import Row, is_lost_connection, open_connection
 from embver_pg.errors import InvalidArgument
 from tests.chaos.record import Record
+from tests.waiting import PATIENCE
 
 VERBS = {
     "start": "SELECT embver.start_rollout('docs', %(version)s)",
@@ -42,30 +43,23 @@ PLANS: Sequence[tuple[str, ...]] = (
 class Operator(threading.Thread):
     """Uses verbs until it is stopped."""
 
-    def __init__(
-        self,
-        url: str,
-        chance: random.Random,
-        record: Record,
-        plans: Sequence[tuple[str, ...]] = PLANS,
-    ) -> None:
+    def __init__(self, url: str, chance: random.Random, record: Record) -> None:
         super().__init__(name="operator", daemon=True)
         self._url = url
         self._chance = chance
         self._record = record
-        self._plans = plans
         self._done = threading.Event()
 
     def stop(self) -> None:
         self._done.set()
-        self.join(30)
+        self.join(PATIENCE)
         if self.is_alive():
             self._record.violate("the operator hangs")
 
     def run(self) -> None:
-        while self._plans and not self._done.wait(self._chance.uniform(0.0, 0.1)):
+        while not self._done.wait(self._chance.uniform(0.0, 0.1)):
             version = self._chance.choice((1, 2, 2, 3, 3))
-            for verb in self._chance.choice(self._plans):
+            for verb in self._chance.choice(PLANS):
                 self._use(verb, version)
                 if self._done.wait(self._chance.uniform(0.0, 0.25)):
                     return

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ import psycopg
 
 from embver_pg.db import Row
 from embver_pg.encoders import load
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 30.0  # seconds for anything that ought to happen
 
 
 class WorkerProcess:
@@ -45,12 +45,13 @@ class WorkerProcess:
         self.steps: list[dict[str, Any]] = []
         self.stderr: list[str] = []
         self._lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        for target in (self._read, self._read_errors):
-            threading.Thread(target=target, daemon=True).start()
+        self._errors = threading.Thread(target=self._read_errors, daemon=True)
+        self._errors.start()
+        threading.Thread(target=self._read, daemon=True).start()
 
-    def wait_for(self, *names: str, timeout: float = PATIENCE) -> dict[str, Any]:
+    def wait_for(self, *names: str) -> dict[str, Any]:
         """The next of these steps."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 line = self._lines.get(timeout=max(0.01, deadline - time.monotonic()))
@@ -68,6 +69,11 @@ class WorkerProcess:
         self.popen.stdin.write("go\n")
         self.popen.stdin.flush()
 
+    def go_for_good(self) -> None:
+        """Let it go on, and pause no more."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.close()
+
     def kill(self) -> None:
         """SIGKILL."""
         self.popen.kill()
@@ -77,9 +83,12 @@ class WorkerProcess:
         """SIGTERM."""
         self.popen.send_signal(signal.SIGTERM)
 
-    def finish(self, timeout: float = PATIENCE) -> dict[str, Any]:
-        """Its report, once it has ended by itself."""
-        return self.wait_for("ended", timeout=timeout)
+    def finish(self) -> dict[str, Any]:
+        """Its report, once it has ended by itself and all that it said is read."""
+        report = self.wait_for("ended")
+        self.popen.wait(PATIENCE)
+        self._errors.join(PATIENCE)
+        return report
 
     def close(self) -> None:
         if self.popen.poll() is None:
@@ -114,15 +123,6 @@ def worker_process(url: str, **config: Any) -> Iterator[WorkerProcess]:
         yield process
     finally:
         process.close()
-
-
-def until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
-    """Wait until something is so."""
-    deadline = time.monotonic() + timeout
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
-        time.sleep(0.02)
-    return found
 
 
 def encoded(log: Path) -> Counter[str]:

@@ -16,6 +16,7 @@ from embver_pg.errors import InvalidArgument
 from tests.chaos.application import Life
 from tests.chaos.changes import WORDS
 from tests.chaos.record import Record
+from tests.waiting import PATIENCE
 
 _encoder = cache(load)
 
@@ -33,7 +34,7 @@ class Reader(threading.Thread):
 
     def stop(self) -> None:
         self._done.set()
-        self.join(30)
+        self.join(PATIENCE)
         if self.is_alive():
             self._record.violate("the reader hangs")
 

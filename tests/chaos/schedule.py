@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -17,10 +18,11 @@ from tests.chaos.application import Application
 from tests.chaos.crew import Crew
 from tests.chaos.faults import FAULTS, Crash, Expire, Fault, Freeze, Kill, Scene, Terminate
 from tests.chaos.invariants import check, drain
-from tests.chaos.operators import PLANS, Operator
+from tests.chaos.operators import Operator
 from tests.chaos.reader import Reader
 from tests.chaos.record import Record
 from tests.chaos.world import World
+from tests.waiting import PATIENCE
 
 ENOUGH = 3  # faults that must have been felt
 SPAN = 1.2  # seconds in which faults begin
@@ -32,19 +34,13 @@ class Profile:
 
     Attributes:
         faults: How often each is chosen.
-        weights: What differs from the application's usual transactions.
-        plans: What operators do.
         latency: Seconds of the endpoint's answers.
-        tinker: Called with the owner's URL of each database before anything runs.
     """
 
     faults: Mapping[type[Fault], float] = field(
         default_factory=lambda: {kind: weight for kind, (_, _, weight) in FAULTS.items()}
     )
-    weights: Mapping[str, float] = field(default_factory=dict)
-    plans: Sequence[tuple[str, ...]] = PLANS
     latency: tuple[float, float] = (0.002, 0.06)
-    tinker: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,14 +114,12 @@ def _run(world: World, plan: Plan, profile: Profile, database: str, began: float
     owner, admin, reader = (
         world.server.url(database, role) for role in ("embver_owner", None, "embver_r")
     )
-    if profile.tinker is not None:
-        profile.tinker(owner)
     record = Record()
     crew = Crew(world, database, record, world.directory / f"{database}.jsonl")
     scene = Scene(world, crew, database, record, profile.latency)
     chance = random.Random(f"people {plan.seed}")
-    application = Application(owner, admin, random.Random(chance.random()), record, profile.weights)
-    operator = Operator(owner, random.Random(chance.random()), record, profile.plans)
+    application = Application(owner, admin, random.Random(chance.random()), record)
+    operator = Operator(owner, random.Random(chance.random()), record)
     readers = Reader(reader, random.Random(chance.random()), record, application.life)
     world.endpoint.forget()
     scene.heal()
@@ -180,8 +174,10 @@ def _make_faults(scene: Scene, plan: Plan, chance: random.Random, felt: Counter[
             if _begin(scene, fault):
                 under_way.append((time.monotonic() + planned.lasts, fault))
         time.sleep(0.01)
-    for kind in (Kill, Expire, Terminate, Freeze) * 3:
-        if sum(felt.values()) >= ENOUGH:
+    deadline = time.monotonic() + PATIENCE
+    handy: tuple[type[Fault], ...] = (Kill, Expire, Terminate, Freeze)
+    for kind in itertools.cycle(handy):
+        if sum(felt.values()) >= ENOUGH or time.monotonic() > deadline:
             return
         fault = kind(scene, random.Random(chance.random()))
         if _begin(scene, fault):

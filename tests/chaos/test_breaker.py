@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -13,10 +14,10 @@ from embver_pg.client import Embver
 from embver_pg.db import Row
 from embver_pg.encoders.probes import PROBES
 from tests.chaos.conftest import make_docs
-from tests.chaos.processes import until
 from tests.chaos.test_drain import running
 from tests.conftest import Installed
 from tests.fake_endpoint import FakeEndpoint
+from tests.waiting import PATIENCE, until
 
 STORES = ("one", "two", "three")
 DOCUMENTS = 20
@@ -46,11 +47,15 @@ def stores(
                     base_url=endpoint.base_url,
                     dimensions=16,
                     max_attempts=1,
-                    timeout=5,
+                    timeout=PATIENCE,
                 )
             collection.start_rollout(1)
         endpoint.forget()
         yield embver
+
+
+def has_no_lease(connection: psycopg.Connection[Row], name: str) -> bool:
+    return connection.execute(f"SELECT FROM embver_{name}_v1.lease".encode()).rowcount == 0
 
 
 def state(embver: Embver, name: str) -> Any:
@@ -60,16 +65,17 @@ def state(embver: Embver, name: str) -> Any:
 def test_stores_of_one_encoder_rest_together(
     installed: Installed, owner: psycopg.Connection[Row], stores: Embver, endpoint: FakeEndpoint
 ) -> None:
-    endpoint.faults.status, endpoint.faults.retry_after = 503, "2"
+    endpoint.faults.status, endpoint.faults.retry_after = 503, "600"
     with running(installed, drain=False) as worker:
-        until(lambda: endpoint.calls, "one of them tried")
+        until(lambda: worker.reached("resting"), "one of them tried")
         until(lambda: state(stores, "local") == "ready", "the others go on")
         # Whoever was first, nobody else asked in vain while it rested.
         rests = [figures for name, figures in worker.steps if name == "resting"]
         assert endpoint.calls == len(rests) <= 2
         assert {rest["what"] for rest in rests} == {f"openai:fake at {endpoint.base_url}"}
-        assert all(rest["seconds"] == 2.0 for rest in rests)
-        endpoint.heal()
+        assert all(rest["seconds"] == 600.0 for rest in rests)
+    endpoint.heal()
+    with running(installed, drain=False):
         until(lambda: all(state(stores, name) == "ready" for name in STORES), "it is back")
     for name in STORES:
         assert stores.collection(name).verify(1) == {"missing": 0, "stale": 0, "orphaned": 0}
@@ -95,7 +101,7 @@ def test_a_refusal_is_said_once_and_burns_no_attempts(
                 f"SELECT max(job_attempts) AS n FROM embver_{name}_v1.job".encode()
             ).fetchall()
             assert rows[0]["n"] in (0, None)
-            assert owner.execute(f"SELECT FROM embver_{name}_v1.lease".encode()).fetchall() == []
+            until(partial(has_no_lease, owner, name), "no lease is kept")
         endpoint.heal()
         until(lambda: all(state(stores, name) == "ready" for name in STORES), "it has healed")
         until(lambda: "answers again" in caplog.text, "which is said, too")
@@ -112,8 +118,11 @@ def test_one_batch_tries_after_a_rest(
         endpoint.faults.status, endpoint.faults.retry_after = 429, "0.5"
         owner.execute("UPDATE docs SET body = 'changed ' || id")
         until(lambda: endpoint.calls >= 3, "two batches tried again")
-        rests = [figures for name, figures in worker.steps if name == "resting"]
-        assert endpoint.calls - len(rests) <= 1  # one under way
+        calls = endpoint.calls
+        until(
+            lambda: sum(name == "resting" for name, _ in worker.steps) >= calls - 1,
+            "each was followed by a rest, but for the one under way",
+        )
         assert {len(request["input"]) for request in endpoint.requests} == {5}
         endpoint.heal()
         until(

@@ -18,9 +18,10 @@ from embver_pg.encoders.probes import PROBES
 from embver_pg.errors import SpaceChanged
 from embver_pg.worker import Worker
 from tests.chaos.conftest import make_docs
-from tests.chaos.processes import assert_whole, backends, until
+from tests.chaos.processes import assert_whole, backends
 from tests.conftest import Installed
 from tests.fake_endpoint import FakeEndpoint, vectors_of
+from tests.waiting import PATIENCE, join, until
 
 DOCUMENTS = 50
 BATCH = 10
@@ -33,7 +34,12 @@ def endpoint() -> Iterator[FakeEndpoint]:
 
 
 def options(endpoint: FakeEndpoint, **more: Any) -> dict[str, Any]:
-    given = {"base_url": endpoint.base_url, "dimensions": 16, "timeout": 5, "max_attempts": 1}
+    given = {
+        "base_url": endpoint.base_url,
+        "dimensions": 16,
+        "timeout": PATIENCE,
+        "max_attempts": 1,
+    }
     return {**given, **more}
 
 
@@ -246,7 +252,7 @@ def test_workers_that_begin_at_once_agree_on_one_canary(
                 ],
                 "the second waits",
             )
-        thread.join(20)
+        join(thread)
     assert stored == [{"stored": False}]
     rows = owner.execute("SELECT probe, vector[1] AS x FROM embver_internal.canary").fetchall()
     assert rows == [{"probe": 1, "x": 1.0}]

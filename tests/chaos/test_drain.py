@@ -24,8 +24,9 @@ from embver_pg.errors import (
 )
 from embver_pg.worker import Worker
 from tests.chaos.conftest import DOCUMENTS, begin, make_docs
-from tests.chaos.processes import assert_whole, backends, until
+from tests.chaos.processes import assert_whole, backends
 from tests.conftest import Installed
+from tests.waiting import NEVER, PATIENCE, join, until
 
 
 @dataclass
@@ -83,25 +84,30 @@ class Running:
     def is_running(self) -> bool:
         return self._thread.is_alive()
 
-    def ends(self, timeout: float = 20.0) -> None:
-        self._thread.join(timeout)
-        assert not self.is_running
+    def ends(self) -> None:
+        join(self._thread, "the worker")
         if self.error is not None:
             raise self.error
 
 
 @contextmanager
 def running(
-    installed: Installed, role: str = "owner", *, drain: bool = True, **options: Any
+    installed: Installed,
+    role: str = "owner",
+    *,
+    drain: bool = True,
+    before: Callable[[Worker], None] = lambda worker: None,
+    **options: Any,
 ) -> Iterator[Running]:
-    """A worker at work in a thread; it does not outlive the block."""
+    """A worker at work in a thread, from ``before`` on; it does not outlive the block."""
     found = Running(installed, role, drain, **options)
+    before(found.worker)
     found._thread.start()
     try:
         yield found
     finally:
         found.worker.stop()
-        found._thread.join(20)
+        found._thread.join(PATIENCE)
 
 
 def faulty(before: Callable[[list[str]], None]) -> Callable[[EncoderSpec], Encoder]:
@@ -187,10 +193,10 @@ def test_ends_under_steady_writes(
     writer.start()
     try:
         with running(installed) as drain:
-            drain.ends(60)
+            drain.ends()
         assert filling.collection("docs").version(1)["state"] == "ready"
         with running(installed) as drain:
-            drain.ends(60)
+            drain.ends()
     finally:
         over.set()
         writer.join()
@@ -203,10 +209,17 @@ def test_waits_for_jobs_that_are_due_later(
 ) -> None:
     filling.drain()
     owner.execute("UPDATE docs SET body = 'changed' WHERE id = 3")
-    owner.execute("UPDATE embver_docs_v1.job SET job_due_at = clock_timestamp() + interval '1 s'")
-    began = time.monotonic()
+    due = owner.execute(
+        "UPDATE embver_docs_v1.job SET job_due_at = clock_timestamp() + interval '1 s'"
+        " RETURNING job_due_at AS at"
+    ).fetchone()
     assert filling.drain().written == 1
-    assert time.monotonic() - began > 0.8
+    encoded = owner.execute(
+        "SELECT encoded_at AS at FROM embver_docs_v1.embedding WHERE id = 3"
+    ).fetchone()
+    assert due is not None
+    assert encoded is not None
+    assert encoded["at"] >= due["at"]
     assert_whole(owner)
 
 
@@ -215,10 +228,11 @@ def test_waits_for_the_lease_of_a_dead_worker(
 ) -> None:
     filling.drain()
     owner.execute("UPDATE docs SET body = 'changed' WHERE id <= 3")
-    owner.execute("SELECT embver_docs_v1.claim(gen_random_uuid(), 2, interval '1 s')")
+    owner.execute("SELECT embver_docs_v1.claim(gen_random_uuid(), 2, interval '1 hour')")
     with running(installed) as drain:
+        until(lambda: drain.said("2 documents are leased by other workers"), "it says so")
+        owner.execute("UPDATE embver_docs_v1.lease SET lease_expires_at = clock_timestamp()")
         drain.ends()
-        assert drain.said("2 documents are leased by other workers")
         assert drain.worker.report.written == 3
     assert_whole(owner)
 
@@ -230,9 +244,14 @@ def test_a_paused_rollout_is_left_alone(
     collection.pause_rollout("to see")
     assert filling.drain().written == 0
     collection.resume_rollout()
-    with running(installed, batch=4) as drain:
-        until(lambda: drain.reached("completed"), "it works")
-        collection.pause_rollout("midway")
+    calls: list[int] = []
+
+    def before(texts: list[str]) -> None:
+        calls.append(len(texts))
+        if len(calls) == 3:
+            collection.pause_rollout("midway")
+
+    with running(installed, batch=4, encoder_for=faulty(before)) as drain:
         drain.ends()
     assert collection.version(1)["state"] == "filling"
     collection.resume_rollout()
@@ -279,7 +298,7 @@ def test_other_stores_are_served_while_an_index_is_built(
             owner.execute("UPDATE docs SET body = 'changed' WHERE id = 3")
             until(lambda: worker.worker.report.written == 2, "both versions are written")
             worker.worker.stop()
-            worker.ends(5)  # the server goes on building
+            worker.ends()  # the server goes on building
             assert backends(owner, "^CREATE INDEX CONCURRENTLY")
     filling.drain()
     assert filling.collection("docs").version(2)["state"] == "ready"
@@ -360,13 +379,13 @@ def test_another_schema_is_refused_at_the_start(
 
 
 class TestStop:
-    """A stop ends every wait within moments."""
+    """A stop ends every wait, whatever is waited for."""
 
     def test_idle(self, installed: Installed, filling: Embver) -> None:
-        with running(installed, drain=False, poll=60.0) as worker:
+        with running(installed, drain=False, poll=NEVER) as worker:
             until(lambda: worker.reached("ready"), "all is done")
             worker.worker.stop()
-            worker.ends(3)
+            worker.ends()
 
     def test_before_the_start(self, installed: Installed, filling: Embver) -> None:
         worker = installed.new_worker("owner")
@@ -375,26 +394,32 @@ class TestStop:
 
     def test_backing_off(self, installed: Installed, filling: Embver) -> None:
         def before(texts: list[str]) -> None:
-            raise TransientEncoderError("later", retry_after=600.0)
+            raise TransientEncoderError("later", retry_after=NEVER)
 
         with running(installed, encoder_for=faulty(before)) as worker:
             until(lambda: worker.reached("given_back"), "it backs off")
             worker.worker.stop()
-            worker.ends(3)
+            worker.ends()
 
     def test_writing_behind_a_lock(
         self, installed: Installed, filling: Embver, owner: psycopg.Connection[Row]
     ) -> None:
+        locked = threading.Event()
+
+        def before(texts: list[str]) -> None:
+            locked.wait(PATIENCE)
+
         with (
             installed.connect() as blocker,
             blocker.transaction(),
-            running(installed) as worker,
+            running(installed, encoder_for=faulty(before)) as worker,
         ):
-            until(lambda: worker.reached("walk"), "it walks")
+            until(lambda: worker.reached("claimed"), "it has a lease")
             blocker.execute("LOCK TABLE embver_docs_v1.embedding IN SHARE MODE")
+            locked.set()
             until(lambda: backends(owner, r'"complete"\('), "it writes")
             worker.worker.stop()
-            worker.ends(8)  # the statement's lock_timeout is 5 s
+            worker.ends()  # the statement's lock_timeout is 5 s
             assert worker.reached("given_back")
         assert owner.execute("SELECT FROM embver_docs_v1.lease").fetchall() == []
 

@@ -13,11 +13,12 @@ import pytest
 
 from embver_pg.client import Embver
 from embver_pg.db import Row
+from embver_pg.worker import Worker
 from tests.chaos.conftest import DOCUMENTS
-from tests.chaos.processes import assert_whole, encoded, until, worker_process
+from tests.chaos.processes import assert_whole, encoded, worker_process
+from tests.chaos.test_drain import running
 from tests.conftest import Installed
-
-LONG = 300.0  # seconds; no test waits for it
+from tests.waiting import NEVER, until
 
 
 def leases(connection: psycopg.Connection[Row]) -> list[Row]:
@@ -25,23 +26,27 @@ def leases(connection: psycopg.Connection[Row]) -> list[Row]:
 
 
 @pytest.mark.both_versions
-@pytest.mark.parametrize(("slow", "written"), [(0.5, 8), (60.0, 0)], ids=["finished", "given-back"])
+@pytest.mark.parametrize(
+    ("config", "grace", "written"),
+    [({"pause": ["encoding"]}, NEVER, 8), ({"slow": NEVER}, 0.5, 0)],
+    ids=["finished", "given-back"],
+)
 def test_sigterm_while_encoding(
     installed: Installed,
     filling: Embver,
     owner: psycopg.Connection[Row],
     log: Path,
-    slow: float,
+    config: dict[str, Any],
+    grace: float,
     written: int,
 ) -> None:
-    options = {"batch": 8, "lease": LONG, "grace": 1.5}
-    with worker_process(installed.owner, options=options, log=str(log), slow=slow) as process:
+    options = {"batch": 8, "lease": NEVER, "grace": grace}
+    with worker_process(installed.owner, options=options, log=str(log), **config) as process:
         process.wait_for("encoding")
-        began = time.monotonic()
         process.terminate()
+        process.go_for_good()
         assert process.finish()["written"] == written
-        assert process.popen.wait(10) == 0
-        assert time.monotonic() - began < 8
+        assert process.popen.returncode == 0
     assert leases(owner) == []
     assert owner.execute("SELECT FROM embver.workers").fetchall() == []
     status = owner.execute("SELECT * FROM embver_docs_v1.queue_status()").fetchone()
@@ -55,11 +60,20 @@ def test_sigterm_while_encoding(
 def test_two_processes_drain(
     installed: Installed, filling: Embver, owner: psycopg.Connection[Row], log: Path
 ) -> None:
-    config: dict[str, Any] = {"options": {"batch": 4}, "log": str(log), "slow": 0.05, "drain": True}
+    config: dict[str, Any] = {
+        "options": {"batch": 4, "lease": NEVER},
+        "log": str(log),
+        "pause": ["claimed"],
+        "drain": True,
+    }
     with (
         worker_process(installed.owner, **config) as one,
         worker_process(installed.worker, **config) as other,
     ):
+        for process in (one, other):
+            process.wait_for("claimed")  # neither is late for it
+        for process in (one, other):
+            process.go_for_good()
         reports = [one.finish(), other.finish()]
     assert sum(report["written"] for report in reports) == DOCUMENTS
     assert all(report["written"] > 0 for report in reports)
@@ -71,11 +85,18 @@ def test_two_processes_drain(
 def test_the_heartbeat_keeps_a_lease(
     installed: Installed, filling: Embver, owner: psycopg.Connection[Row], log: Path
 ) -> None:
-    options = {"lease": 1.0, "batch": DOCUMENTS}
+    options = {"lease": 20.0, "batch": DOCUMENTS}
     config: dict[str, Any] = {"options": options, "log": str(log), "drain": True}
-    with worker_process(installed.owner, slow=3.0, **config) as slow:
+    with worker_process(installed.owner, pause=["encoding"], **config) as slow:
         slow.wait_for("encoding")
+        (lease,) = leases(owner)
+        until(
+            lambda: leases(owner)[0]["lease_expires_at"] > lease["lease_expires_at"],
+            "the heart beats",
+        )
         with worker_process(installed.owner, **config) as other:
+            other.wait_for("waiting")
+            slow.go_for_good()
             assert slow.finish()["written"] == DOCUMENTS
             assert other.finish()["written"] == 0
     assert sum(encoded(log).values()) == DOCUMENTS
@@ -105,18 +126,24 @@ def test_a_claim_whose_answer_was_lost_expires(
     installed: Installed, filling: Embver, owner: psycopg.Connection[Row]
 ) -> None:
     """The heartbeat must not keep a lease that the worker does not know of."""
-    reasons: list[str] = []
-    worker = installed.new_worker(
-        "owner",
-        lease=0.6,
-        on_step=lambda name, figures: reasons.append(figures.get("reason", "")),
-    )
     until(lambda: walked(owner), "the source is walked")
-    owner.execute(
-        "SELECT embver_docs_v1.claim(%s, 20, make_interval(secs => 0.6))", (worker.worker_id,)
-    )
-    assert worker.run(drain=True).written == DOCUMENTS
-    assert any("leased by other workers" in reason for reason in reasons)
+
+    def claim(worker: Worker) -> None:
+        owner.execute(
+            "SELECT embver_docs_v1.claim(%s, 20, make_interval(secs => %s))",
+            (worker.worker_id, NEVER),
+        )
+
+    with running(installed, lease=3.0, before=claim) as drain:
+        until(lambda: drain.said("leased by other workers"), "it waits for it")
+        (lease,) = leases(owner)
+        seen = "SELECT seen_at FROM embver.workers"
+        before = owner.execute(seen).fetchall()
+        until(lambda: owner.execute(seen).fetchall() != before, "the heart beats")
+        assert leases(owner) == [lease]
+        owner.execute("UPDATE embver_docs_v1.lease SET lease_expires_at = clock_timestamp()")
+        drain.ends()
+        assert drain.worker.report.written == DOCUMENTS
     assert_whole(owner)
 
 

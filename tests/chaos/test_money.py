@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,10 +13,11 @@ from embver_pg.client import Collection, Embver
 from embver_pg.db import Database, Row
 from embver_pg.errors import BudgetExceeded
 from tests.chaos.conftest import make_docs
-from tests.chaos.processes import assert_whole, until, worker_process
+from tests.chaos.processes import assert_whole, worker_process
 from tests.chaos.test_drain import running
 from tests.conftest import Installed
 from tests.fake_endpoint import FakeEndpoint
+from tests.waiting import NEVER, PATIENCE, until
 
 DOCUMENTS = 60
 TOKENS_EACH = 5  # words of "title 7\nbody of <hash>"
@@ -47,7 +48,7 @@ def remote(
             index={"type": "none"},
             base_url=endpoint.base_url,
             dimensions=16,
-            timeout=5,
+            timeout=PATIENCE,
             max_attempts=2,
             max_wait=0.2,
             alias="fake",
@@ -58,6 +59,11 @@ def remote(
 
 def newest(collection: Collection) -> Row:
     return collection.rollouts()[0]
+
+
+def expire(connection: psycopg.Connection[Row]) -> None:
+    """The leases of the dead: nobody waits for it."""
+    connection.execute("UPDATE embver_docs_v2.lease SET lease_expires_at = clock_timestamp()")
 
 
 def leased(connection: psycopg.Connection[Row]) -> int:
@@ -162,7 +168,7 @@ def test_a_worker_that_dies_leaves_its_spend(
     collection = remote.collection("docs")
     collection.start_rollout(2, options={"budget": budget} if budget else None)
     with worker_process(
-        installed.owner, options={"batch": 20, "lease": 2.0}, pause=["encoded"]
+        installed.owner, options={"batch": 20, "lease": NEVER}, pause=["encoded"]
     ) as process:
         process.wait_for("encoded")
         process.kill()
@@ -170,7 +176,8 @@ def test_a_worker_that_dies_leaves_its_spend(
     assert billed > 0
     if budget:
         assert newest(collection)["spent_tokens"] >= billed
-    report = installed.new_worker("owner", batch=20, lease=2.0).run(drain=True)
+    expire(owner)
+    report = installed.new_worker("owner", batch=20).run(drain=True)
     assert report.written == DOCUMENTS
     assert_whole(owner, version=2)
     row = newest(collection)
@@ -185,14 +192,16 @@ def test_a_kill_in_the_middle_of_a_request(
 ) -> None:
     collection = remote.collection("docs")
     collection.start_rollout(2, options={"budget": {"tokens": 10**6}})
-    endpoint.faults.delay = 5.0
-    with worker_process(installed.owner, options={"batch": 20, "lease": 2.0}) as process:
+    answered = endpoint.faults.held = threading.Event()
+    with worker_process(installed.owner, options={"batch": 20, "lease": NEVER}) as process:
         until(lambda: endpoint.calls, "the request is there")
         process.kill()
     endpoint.heal()
+    answered.set()
     held = newest(collection)
     assert held["spent_tokens"] >= endpoint.tokens > 0
-    installed.new_worker("owner", batch=20, lease=2.0).run(drain=True)
+    expire(owner)
+    installed.new_worker("owner", batch=20).run(drain=True)
     row = newest(collection)
     assert row["spent_tokens"] == held["spent_tokens"] + DOCUMENTS * TOKENS_EACH
     assert row["spent_tokens"] >= endpoint.tokens
@@ -205,23 +214,40 @@ def test_two_processes_keep_to_requests_a_minute(
     installed: Installed, owner: psycopg.Connection[Row], remote: Embver, endpoint: FakeEndpoint
 ) -> None:
     collection = remote.collection("docs")
-    # A minute of six seconds; the endpoint sees arrivals, which may come late by a fraction.
+    # A minute of six seconds. What counts is when the limit let a request go, by the server's
+    # clock; when it arrives depends on how busy the machine is.
     remote.set_encoder_limits("openai:fake", requests_per_minute=30)
     owner.execute("UPDATE embver_internal.encoder_limit SET minute_length = '6 s'")
+    watch_grants(installed)
     collection.start_rollout(2)
     options = {"batch": 1, "poll": 0.02}
     with (
         worker_process(installed.owner, options=options, drain=True),
         worker_process(installed.owner, options=options, drain=True),
     ):
-        until(lambda: endpoint.texts >= DOCUMENTS, "all are encoded", timeout=90)
+        until(lambda: endpoint.texts >= DOCUMENTS, "all are encoded")
         until(lambda: leased(owner) == 0, "and written")
-    arrivals = endpoint.arrivals
-    for start in arrivals:
-        assert sum(start <= at < start + 6 for at in arrivals) <= 30
-    # It is the limit that held them up: 4.5 a second, where they could do hundreds.
-    assert arrivals[-1] - arrivals[0] >= (len(arrivals) - 2) / 4.5 * 0.95
+    grants = owner.execute("SELECT * FROM granted ORDER BY before").fetchall()
+    assert len(grants) >= endpoint.calls >= DOCUMENTS
+    for first, later in zip(grants, grants[30:], strict=False):
+        assert (later["before"] - first["after"]).total_seconds() >= 6
     assert_whole(owner, version=2)
+
+
+def watch_grants(installed: Installed) -> None:
+    """Note in ``granted`` after and before which moment each request was let go."""
+    with installed.connect("admin") as admin:
+        admin.execute("CREATE TABLE granted (after timestamptz, before timestamptz)")
+        admin.execute("GRANT SELECT ON granted TO embver_owner")
+        # The bucket of one request more is full so much later than it would have been.
+        admin.execute(
+            "CREATE FUNCTION note_grant() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS"
+            " $$ BEGIN INSERT INTO granted VALUES (now(), clock_timestamp()); RETURN NULL; END $$"
+        )
+        admin.execute(
+            "CREATE TRIGGER note_grant AFTER UPDATE ON embver_internal.encoder_limit FOR EACH ROW"
+            " WHEN (new.requests_full_at > old.requests_full_at) EXECUTE FUNCTION note_grant()"
+        )
 
 
 def test_concurrency_is_shared_by_processes(
@@ -249,20 +275,19 @@ def test_a_wait_for_the_rate_can_be_stopped(
     installed: Installed, owner: psycopg.Connection[Row], remote: Embver, endpoint: FakeEndpoint
 ) -> None:
     remote.set_encoder_limits("openai:fake", requests_per_minute=1)
+    owner.execute("UPDATE embver_internal.encoder_limit SET minute_length = '1 h'")
     collection = remote.collection("docs")
     collection.start_rollout(2, options={"budget": {"tokens": 10**6}})
     with running(installed, drain=False, batch=20) as worker:
         until(lambda: endpoint.calls == 1 and leased(owner) == 1, "the second request waits")
-        # No transaction is open meanwhile.
-        open_ones = owner.execute(
+        # No transaction is open meanwhile; the heart's are short.
+        open_ones = (
             "SELECT query FROM pg_stat_activity WHERE datname = current_database()"
-            " AND pid <> pg_backend_pid() AND state = 'idle in transaction'"
-        ).fetchall()
-        assert open_ones == []
-        began = time.monotonic()
+            " AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'"
+        )
+        until(lambda: not owner.execute(open_ones).fetchall(), "no transaction is open")
         worker.worker.stop()
-        worker.ends()
-        assert time.monotonic() - began < 15  # not the minute
+        worker.ends()  # long before the minute is over
     assert endpoint.calls == 1
     assert leased(owner) == 0
     row = newest(collection)
@@ -284,12 +309,13 @@ def test_nothing_is_asked_where_nothing_is_to_be_paid(
         return rows(self, query, parameters)
 
     monkeypatch.setattr(Database, "rows", counted)
+    monkeypatch.setattr("embver_pg.worker.meter._FLUSH", NEVER)
     collection = remote.collection("docs")
     collection.start_rollout(2)
     installed.new_worker("owner", batch=2).run(drain=True)
     money = ("reserve_spend", "settle_spend", "acquire_encoder", "release_encoder")
     assert [query for query in asked if any(name in query for name in money)] == []
-    assert sum("record_spend" in query for query in asked) <= 3
+    assert sum("record_spend" in query for query in asked) == 1
     row = newest(collection)
     assert (row["spent_documents"], row["spent_requests"]) == (DOCUMENTS, DOCUMENTS / 2)
     assert row["spent_tokens"] == DOCUMENTS * TOKENS_EACH

@@ -17,14 +17,15 @@ from embver_pg.evaluation.golden_files import GoldenQuery, GoldenSet
 from embver_pg.worker import Worker
 from tests.chaos.conftest import make_docs
 from tests.chaos.hopping import HoppingDatabase
-from tests.chaos.processes import assert_whole, until
+from tests.chaos.processes import assert_whole
 from tests.conftest import Installed
 from tests.fake_endpoint import FakeEndpoint
+from tests.waiting import PATIENCE, join, until
 
 pytestmark = pytest.mark.both_versions
 POISONED = "body of c81e728d9d4c2f636f067f89cc14862c"  # of the second document
 CONTENT = "title || E'\\n' || body"
-IMPATIENT = "SET lock_timeout = '200ms'"
+IMPATIENT = "SET lock_timeout = '10s'"  # of what is held for longer
 
 
 @pytest.fixture
@@ -43,7 +44,12 @@ def remote(
     with installed.embver() as embver:
         docs = embver.create_collection("docs", "public.docs", CONTENT)
         docs.add_version(
-            "openai:fake", base_url=endpoint.base_url, dimensions=16, max_attempts=1, alias="fake"
+            "openai:fake",
+            base_url=endpoint.base_url,
+            dimensions=16,
+            max_attempts=1,
+            timeout=PATIENCE,
+            alias="fake",
         )
         docs.start_rollout(1)
         endpoint.forget()
@@ -76,7 +82,7 @@ def running(installed: Installed, **options: object) -> Iterator[Worker]:
         assert thread.is_alive(), "the worker is still at work"
     finally:
         worker.stop()
-        thread.join(20)
+        join(thread)
 
 
 def count(connection: psycopg.Connection[Row], table: str) -> int:
@@ -318,5 +324,8 @@ def test_each_statement_on_another_connection(
     assert docs.search("edited", k=1)[0].version == 1
     assert_whole(owner)
     assert_whole(owner, 2, 32)
-    advisory = owner.execute("SELECT FROM pg_locks WHERE locktype = 'advisory'").fetchall()
+    advisory = owner.execute(
+        "SELECT FROM pg_locks WHERE locktype = 'advisory' AND database ="
+        " (SELECT oid FROM pg_database WHERE datname = current_database())"
+    ).fetchall()
     assert (advisory, database.connections > 50) == ([], True)

@@ -17,9 +17,10 @@ from embver_pg.encoders import EncoderRefusedError, TransientEncoderError
 from embver_pg.encoders.probes import PROBES
 from embver_pg.errors import DimensionMismatch, EmbverError, InvalidArgument, NotReady
 from tests.chaos.conftest import make_docs
-from tests.chaos.processes import assert_whole, until
+from tests.chaos.processes import assert_whole
 from tests.conftest import Installed
 from tests.fake_endpoint import FakeEndpoint, Faults
+from tests.waiting import PATIENCE, join, until
 
 DOCUMENTS = 50
 POISONED = "body of " + "c81e728d9d4c2f636f067f89cc14862c"  # the second of them
@@ -33,9 +34,13 @@ def endpoint() -> Iterator[FakeEndpoint]:
 
 @pytest.fixture
 def remote(
-    installed: Installed, owner: psycopg.Connection[Row], endpoint: FakeEndpoint
+    request: pytest.FixtureRequest,
+    installed: Installed,
+    owner: psycopg.Connection[Row],
+    endpoint: FakeEndpoint,
 ) -> Iterator[Embver]:
-    """Fifty documents, to be encoded by the endpoint; a request is tried once."""
+    """Fifty documents, to be encoded by the endpoint; a request is tried once, and waited for
+    for as long as the parameter says."""
     make_docs(owner, DOCUMENTS)
     with installed.embver() as embver:
         collection = embver.create_collection("docs", "public.docs", "title || E'\\n' || body")
@@ -43,7 +48,7 @@ def remote(
             "openai:fake",
             base_url=endpoint.base_url,
             dimensions=16,
-            timeout=0.3,
+            timeout=getattr(request, "param", PATIENCE),
             max_attempts=1,
             alias="fake",
         )
@@ -62,17 +67,18 @@ def leases(connection: psycopg.Connection[Row]) -> int:
 
 
 @pytest.mark.parametrize(
-    "fault",
+    ("remote", "fault"),
     [
-        {"status": 429, "retry_after": "0.2"},
-        {"status": 500},
-        {"status": 503},
-        {"status": 408},
-        {"status": 409},
-        {"status": 425},
-        {"hang_up": True},
-        {"delay": 0.6},
+        (PATIENCE, {"status": 429, "retry_after": "0.2"}),
+        (PATIENCE, {"status": 500}),
+        (PATIENCE, {"status": 503}),
+        (PATIENCE, {"status": 408}),
+        (PATIENCE, {"status": 409}),
+        (PATIENCE, {"status": 425}),
+        (PATIENCE, {"hang_up": True}),
+        (1.0, {"delay": 2.0}),
     ],
+    indirect=["remote"],
     ids=["429", "500", "503", "408", "409", "425", "hang-up", "time-out"],
 )
 def test_passing_faults_are_waited_out(
@@ -114,11 +120,10 @@ def test_nobody_listens_for_a_while(
     )
     thread = threading.Thread(target=worker.run, kwargs={"drain": True}, daemon=True)
     thread.start()
-    assert refused.wait(20)
+    assert refused.wait(PATIENCE)
     with FakeEndpoint(dimensions=16) as healed:
         relay(port, int(healed.base_url.rsplit(":", 1)[1].split("/")[0]))
-        thread.join(20)
-    assert not thread.is_alive()
+        join(thread)
     assert_whole(owner)
     endpoint.start = lambda: endpoint  # type: ignore[method-assign]
 
@@ -225,8 +230,7 @@ def test_one_broken_encoder_does_not_stop_the_others(
     endpoint.heal()
     until(lambda: remote.collection("docs").version(1)["state"] == "ready", "it has healed")
     worker.stop()
-    thread.join(10)
-    assert not thread.is_alive()
+    join(thread)
     assert_whole(owner)
 
 

@@ -38,7 +38,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.mark.both_versions
 @pytest.mark.slow
-@pytest.mark.timeout(0 if os.environ.get("EMBVER_TEST_SCHEDULES") else 290)
+@pytest.mark.timeout(0 if os.environ.get("EMBVER_TEST_SCHEDULES") else 900)
 @pytest.mark.parametrize("part", range(min(PARTS, SCHEDULES)))
 def test_schedules(world: World, part: int, record_property: Callable[[str, object], None]) -> None:
     profile = Profile()

@@ -17,12 +17,14 @@ from embver_pg.client import Embver
 from embver_pg.db import Database, Row, open_connection
 from tests import servers
 from tests.chaos.conftest import DOCUMENTS, begin, make_docs
-from tests.chaos.processes import assert_whole, backends, encoded, until, worker_process
+from tests.chaos.processes import assert_whole, backends, encoded, worker_process
 from tests.conftest import Installed, install
+from tests.waiting import NEVER, join, until
 
 pytestmark = pytest.mark.both_versions
 BATCH = 8
-OPTIONS = {"batch": BATCH, "lease": 3.0}
+OPTIONS = {"batch": BATCH, "lease": 20.0}
+PATIENT = {"batch": BATCH, "lease": NEVER}  # where nobody's lease has to expire
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +80,12 @@ class Application(threading.Thread):
 
     def stop(self) -> None:
         self._done.set()
-        self.join(20)
+        join(self)
 
 
 def kill_and_restart(server: servers.Server) -> None:
     server.kill()
-    time.sleep(0.5)
+    time.sleep(0.5)  # for the workers to feel it
     server.restart()
 
 
@@ -151,7 +153,7 @@ def test_connections_terminated_between_statements(
 ) -> None:
     with worker_process(
         f"{installed.owner}&application_name=chaos",
-        options=OPTIONS,
+        options=PATIENT,
         log=str(log),
         pause=[step],
         drain=True,
@@ -180,17 +182,13 @@ def test_connection_terminated_within_a_statement(
     table: str,
     statement: str,
 ) -> None:
-    with (
-        installed.connect() as blocker,
-        worker_process(
-            f"{installed.owner}&application_name=chaos",
-            options=OPTIONS,
-            log=str(log),
-            drain=True,
-        ) as process,
-    ):
+    url = f"{installed.owner}&application_name=chaos"
+    with installed.connect() as blocker, ExitStack() as stack:
         with blocker.transaction():
             blocker.execute(f"LOCK TABLE embver_docs_v1.{table} IN SHARE MODE")
+            process = stack.enter_context(
+                worker_process(url, options=PATIENT, log=str(log), drain=True)
+            )
             until(lambda: waits(owner, statement), f"{statement} waits")
             assert terminate(installed)
         assert process.finish()["written"] == DOCUMENTS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -11,23 +12,20 @@ from embver_pg import indexing
 from embver_pg.client import Embver
 from embver_pg.db import Row
 from tests.chaos.conftest import DOCUMENTS
-from tests.chaos.processes import (
-    assert_whole,
-    backends,
-    encoded,
-    until,
-    worker_process,
-)
+from tests.chaos.processes import assert_whole, backends, encoded, worker_process
 from tests.conftest import Installed
+from tests.waiting import NEVER, until
 
 pytestmark = pytest.mark.both_versions
 BATCH = 8
-SHORT = {"batch": BATCH, "lease": 1.0}
+OPTIONS = {"batch": BATCH, "lease": NEVER}
 
 
 def successor(installed: Installed, log: Path) -> None:
-    """Another worker process drains what is left."""
-    with worker_process(installed.owner, options=SHORT, log=str(log), drain=True) as process:
+    """When the leases of the dead have expired, another worker process drains what is left."""
+    with installed.connect() as owner:
+        owner.execute("UPDATE embver_docs_v1.lease SET lease_expires_at = clock_timestamp()")
+    with worker_process(installed.owner, options=OPTIONS, log=str(log), drain=True) as process:
         process.finish()
 
 
@@ -52,7 +50,7 @@ def test_killed_between_statements(
     again: int,
 ) -> None:
     with worker_process(
-        installed.owner, options=SHORT, log=str(log), pause=[step], drain=True
+        installed.owner, options=OPTIONS, log=str(log), pause=[step], drain=True
     ) as process:
         process.wait_for(step)
         owner.execute("UPDATE docs SET body = 'meanwhile' WHERE id IN (1, 30)")
@@ -80,12 +78,12 @@ def test_killed_while_the_server_works_for_it(
     table: str,
     statement: str,
 ) -> None:
-    with (
-        installed.connect() as blocker,
-        worker_process(installed.owner, options=SHORT, log=str(log)) as process,
-    ):
+    with installed.connect() as blocker, ExitStack() as stack:
         with blocker.transaction():
             blocker.execute(f"LOCK TABLE embver_docs_v1.{table} IN SHARE MODE")
+            process = stack.enter_context(
+                worker_process(installed.owner, options=OPTIONS, log=str(log))
+            )
             until(
                 lambda: [
                     row
@@ -114,12 +112,12 @@ def test_killed_while_the_index_is_built(
 ) -> None:
     with (
         installed.connect() as writer,
-        worker_process(installed.worker, options=SHORT, log=str(log), drain=True) as process,
+        worker_process(installed.worker, options=OPTIONS, log=str(log), drain=True) as process,
     ):
         process.finish()  # filled; this role may not build
         with writer.transaction():
             writer.execute("UPDATE embver_docs_v1.embedding SET chunk = 0 WHERE false")
-            with worker_process(installed.owner, options=SHORT) as builder:
+            with worker_process(installed.owner, options=OPTIONS) as builder:
                 (backend,) = until(
                     lambda: backends(owner, "^CREATE INDEX CONCURRENTLY"), "the build has begun"
                 )

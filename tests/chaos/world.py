@@ -19,18 +19,23 @@ from embver_pg.db import Database, open_connection
 from tests import servers
 from tests.chaos.network import Network
 from tests.chaos.nursery import Nursery
-from tests.chaos.processes import until
 from tests.conftest import install
 from tests.fake_endpoint import FakeEndpoint
+from tests.waiting import until
 
 DIMENSIONS = {1: 16, 2: 24, 3: 32}  # of each version: vectors of two spaces cannot be confused
 DOCUMENTS = 60
-# Writes that take long, such as those into an index: armed by the table `slow`.
-_SLOW = """
+# Writes that take long, such as those into an index: armed by the table `slow`. A straggler's
+# writes wait for whoever holds the advisory lock.
+STRAGGLER = 1_414_000  # the advisory lock that holds its writes
+_SLOW = f"""
 CREATE TABLE slow (seconds float8 NOT NULL, who text);
 INSERT INTO slow VALUES (0, NULL);
-CREATE FUNCTION slow_write() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION slow_write() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
 BEGIN
+    IF current_setting('application_name') = 'straggler' THEN
+        PERFORM pg_advisory_xact_lock_shared({STRAGGLER});
+    END IF;
     PERFORM pg_sleep(s.seconds * (1 - random() / 2)) FROM public.slow AS s
     WHERE s.seconds > 0 AND current_setting('application_name') LIKE coalesce(s.who, '%');
     RETURN NEW;

@@ -11,6 +11,7 @@ from psycopg import sql
 
 from tests.concurrency.scenarios import WAIT_FOR_COMPLETION
 from tests.concurrency.stage import FILLED, NO_INDEX, Stage, encode, hold_trigger, in_store
+from tests.waiting import until
 
 CHANGES = {
     "update": "UPDATE docs SET body = 'changed' WHERE id = 1",
@@ -42,6 +43,15 @@ def adopt(stage: Stage) -> None:
     finally:
         embver.close()
     stage.owner.run(hold_trigger(FILLED))
+    await_older_transactions(stage)
+
+
+def await_older_transactions(stage: Stage) -> None:
+    """A vector written since the oldest open transaction of the server began, in whatever database,
+    counts as an old writer's: it is not copied."""
+    (now,) = stage.watch.execute("SELECT pg_current_xact_id()::text::bigint AS xid").fetchall()
+    oldest = "SELECT FROM pg_current_snapshot() s WHERE pg_snapshot_xmin(s)::text::bigint > %s"
+    until(lambda: stage.watch.execute(oldest, (now["xid"],)).rowcount, "they have ended")
 
 
 def derive(stage: Stage) -> None:

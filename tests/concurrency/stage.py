@@ -7,8 +7,7 @@ is through or waits for a lock.
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,13 +27,13 @@ from embver_pg.db import Database, Row, open_connection
 from embver_pg.encoders import load
 from tests import servers
 from tests.conftest import Installed, install
+from tests.waiting import PATIENCE, until
 
 TEMPLATE = "embver_concurrency"
 ENCODERS = {1: "hash:32", 2: "hash:48"}
 FILLED = 3  # the version that a test adopts or derives, with the encoder of version 1
 NO_INDEX = {"type": "none"}
 _ADVISORY = 2_020_000  # class of the advisory locks that hold a completion
-_PATIENCE = 30.0  # seconds until a wait that should end is called a failure
 
 # A statement is through its locking part and about to write: here it can be made to wait.
 _HOLD = f"""
@@ -81,7 +80,7 @@ class Session:
         """The rows of the statement that :meth:`start` began, when it ends."""
         assert self.pending is not None
         try:
-            return self.pending.result(_PATIENCE)
+            return self.pending.result(PATIENCE)
         finally:
             self.pending = None
 
@@ -173,7 +172,7 @@ class Stage:
             ).fetchone()
             return bool(row and row["waits"])
 
-        until(lambda: pending.done() or waits(), f"{session.name} neither ends nor waits")
+        until(lambda: pending.done() or waits(), f"{session.name} ends, or waits")
         return pending.done()
 
     def blocked(self, session: Session) -> bool:
@@ -380,14 +379,6 @@ class Hold:
     def let_go(self) -> None:
         """Let it go on, and do not wait for its end."""
         self.stage.watch.execute("SELECT pg_advisory_unlock(%s, %s)", (_ADVISORY, self.number))
-
-
-def until(condition: Callable[[], bool], failure: str) -> None:
-    """Poll until a condition holds."""
-    deadline = time.monotonic() + _PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, failure
-        time.sleep(0.001)
 
 
 def in_store(version: int, name: str) -> sql.Composable:

@@ -17,15 +17,8 @@ from psycopg import errors
 from embver_pg import indexing, schema
 from embver_pg.errors import EmbverError, InvalidTransition, NotReady
 from tests import servers
-from tests.concurrency.stage import (
-    ENCODERS,
-    Session,
-    Stage,
-    call,
-    encode,
-    new_stage,
-    until,
-)
+from tests.concurrency.stage import ENCODERS, Session, Stage, call, encode, new_stage
+from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.both_versions
 
@@ -219,7 +212,7 @@ def test_upgrade_meets_a_start_in_any_order(stage: Stage) -> None:
         )
         starting.run("SELECT embver.start_rollout('docs', 1)")
         starting.commit()
-        upgrade.result(30)
+        upgrade.result(PATIENCE)
     stage.drain_and_check()
 
 
@@ -406,7 +399,7 @@ def test_drop_waits_for_an_older_writer(stage: Stage, prepared: bool) -> None:
         else:
             writer.run("UPDATE docs SET body = 'again' WHERE id = 2")
             writer.commit()
-        collection.drop_version(1, timeout=10)
+        collection.drop_version(1, timeout=PATIENCE)
         assert [row["version"] for row in collection.versions()] == [2]
     stage.drain_and_check()
 
@@ -427,7 +420,7 @@ def test_writer_in_the_middle_of_its_statement_when_a_version_retires(stage: Sta
         stage.watch.execute("SELECT pg_advisory_unlock(7)")
         writer.result()
         writer.commit()
-        embver.collection("docs").drop_version(1, timeout=10)
+        embver.collection("docs").drop_version(1, timeout=PATIENCE)
     stage.drain_and_check()
 
 

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests.chaos.processes import until
 from tests.conftest import Installed
 from tests.sql.support import Connection, run, value
+from tests.waiting import until
 
 pytestmark = pytest.mark.both_versions
 
@@ -81,7 +81,7 @@ def test_what_only_a_monitor_can_watch(
             set_policy(owner, active_backends=1)
             with installed.connect() as other, ThreadPoolExecutor(2) as pool:
                 for connection in (busy, other):
-                    pool.submit(connection.execute, "SELECT pg_sleep(30)")
+                    pool.submit(connection.execute, "SELECT pg_sleep(3600)")
                 found = until(lambda: reason(worker), "two backends are active")
                 assert "backends are active (active_backends 1)" in found
                 for connection in (busy, other):
