@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 
 from embver_pg import adoption, canary, codec, schema, versions
 from embver_pg.agreement import Agreement
+from embver_pg.chunking import Chunker, splitter
 from embver_pg.db import DATABASE_URL, Database, Row, open_connection, resolve_url
 from embver_pg.encoders import Encoder, EncoderSpec, checked, load
 from embver_pg.encoders.probes import encode_probes
@@ -245,6 +246,7 @@ class Collection:
         metric: str = "cosine",
         element_type: str = "vector",
         index: Mapping[str, Any] | None = None,
+        chunker: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> int:
         """Create a model version and its store.
@@ -254,6 +256,8 @@ class Collection:
             metric: ``cosine``, ``l2`` or ``ip``.
             element_type: ``vector`` (up to 2,000 dimensions) or ``halfvec`` (up to 4,000).
             index: ``{"type": "hnsw", "m": 16, "ef_construction": 64}`` or ``{"type": "none"}``.
+            chunker: ``{"type": "characters", "size": 1000, "overlap": 100}`` (or ``tokens`` of the
+                encoder): how documents are cut; default: they are encoded whole.
             **options: Fields or options of the encoder, such as ``query_prompt``, ``base_url``.
 
         Returns:
@@ -263,7 +267,7 @@ class Collection:
             SpaceChanged: A version of the same fingerprint has vectors of another space.
             EmbverError: An argument is refused, or the encoder cannot encode the probe texts.
         """
-        spec = self._version_spec(encoder, metric, element_type, index, options)
+        spec = self._version_spec(encoder, metric, element_type, index, options, chunker)
         return versions.add_version(self._database, self.name, spec)
 
     def adopt_version(
@@ -280,6 +284,7 @@ class Collection:
         metric: str = "cosine",
         element_type: str = "vector",
         index: Mapping[str, Any] | None = None,
+        chunker: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> int:
         """Create a version whose vectors exist already; its rollout copies them.
@@ -299,6 +304,7 @@ class Collection:
             metric: As for :meth:`add_version`, like the rest.
             element_type: Of the store; halfvec copies in half precision.
             index: Of the store.
+            chunker: Refused: nothing tells which part of its document a vector is of.
             **options: Of the encoder.
 
         Returns:
@@ -323,7 +329,7 @@ class Collection:
         return adoption.create_version(
             self._database,
             self.name,
-            self._version_spec(loaded, metric, element_type, index, {}),
+            self._version_spec(loaded, metric, element_type, index, {}, chunker),
             loaded,
             adoption.Origin("column" if table is None else "table", details),
             Agreement(sample, min_share, min_cosine),
@@ -416,10 +422,11 @@ class Collection:
         metric: str = "cosine",
         element_type: str = "vector",
         index: Mapping[str, Any] | None = None,
+        chunker: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> str:
         """What :meth:`add_version` would run, as a script for psql."""
-        spec = self._version_spec(encoder, metric, element_type, index, options)
+        spec = self._version_spec(encoder, metric, element_type, index, options, chunker)
         return versions.version_script(self._database, self.name, spec)
 
     def _version_spec(
@@ -429,6 +436,7 @@ class Collection:
         element_type: str,
         index: Mapping[str, Any] | None,
         options: Mapping[str, Any],
+        chunker: Mapping[str, Any] | None = None,
     ) -> versions.VersionSpec:
         is_encoder = hasattr(type(encoder), "encode_documents")
         loaded = cast(Encoder, encoder) if is_encoder else load(cast(Any, encoder), **options)
@@ -436,6 +444,9 @@ class Collection:
         known = canary.read_by_fingerprint(self._database, loaded.fingerprint)
         if known is not None:
             canary.compare(loaded, known)
+        cut = None if chunker is None else Chunker.from_json(chunker)
+        if cut is not None:
+            splitter(cut, loaded)  # said now, not by the first worker
         return versions.VersionSpec(
             encoder=loaded.spec,
             fingerprint=loaded.fingerprint,
@@ -444,6 +455,7 @@ class Collection:
             element_type=element_type,
             index=index or versions.DEFAULT_INDEX,
             probes=encode_probes(loaded),
+            chunker=cut,
         )
 
     def versions(self) -> list[Row]:
@@ -660,6 +672,21 @@ class Collection:
                 if last or version is not None:
                     raise
         raise AssertionError("unreachable")
+
+    def chunk_text(self, hit: Hit) -> str | None:
+        """What stands in the chunk that was found; of a document that is not cut, all of it.
+
+        Returns:
+            None where the document is gone, or a change of it is not encoded yet.
+        """
+        key = sql.SQL(" AND ").join(
+            sql.SQL("c.{} = {}").format(sql.Identifier(name), sql.Placeholder()) for name in hit.key
+        )
+        query = sql.SQL(
+            "SELECT c.chunk_text FROM {} AS c WHERE {} AND c.version = %s AND c.chunk = %s"
+        ).format(sql.Identifier(f"embver_{self.name}", "chunks"), key)
+        row = self._database.row(query, (*hit.key.values(), hit.version, hit.chunk))
+        return None if row is None else row["chunk_text"]
 
     def search_vector(
         self,

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import sql
 
 from embver_pg import canary, schema
+from embver_pg.chunking import Chunker
 from embver_pg.db import Database, store_function
 from embver_pg.encoders import EncoderSpec
 from embver_pg.encoders.probes import Probes
@@ -34,6 +35,7 @@ class VersionSpec:
         index: ``{"type": "hnsw", "m": 16, "ef_construction": 64}`` or ``{"type": "none"}``.
         probes: What the encoder says of probe texts: the version's canary. None leaves it to the
             first worker.
+        chunker: How documents are cut; None: they are encoded whole.
     """
 
     encoder: EncoderSpec
@@ -43,6 +45,7 @@ class VersionSpec:
     element_type: str = "vector"
     index: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULT_INDEX))
     probes: Probes | None = None
+    chunker: Chunker | None = None
 
 
 def add_version(database: Database, collection: str, spec: VersionSpec) -> int:
@@ -132,16 +135,9 @@ def _register(connection: Any, collection: str, spec: VersionSpec) -> int:
     row = (
         schema.driver(connection)
         .execute(
-            "SELECT embver_internal.register_version(%s, %s::jsonb, %s, %s, %s, %s, %s::jsonb)",
-            (
-                collection,
-                json.dumps(spec.encoder.to_json()),
-                spec.fingerprint,
-                spec.dimensions,
-                spec.metric,
-                spec.element_type,
-                json.dumps(dict(spec.index)),
-            ),
+            "SELECT embver_internal.register_version("
+            "%s, %s::jsonb, %s, %s, %s, %s, %s::jsonb, %s, %s::jsonb)",
+            _arguments(spec, collection, None),
         )
         .fetchone()
     )
@@ -153,9 +149,9 @@ def _register(connection: Any, collection: str, spec: VersionSpec) -> int:
     return version
 
 
-def _registration(spec: VersionSpec, collection: str, version: int) -> str:
-    """The calls that register a version as a script says them; they refuse another number."""
-    arguments = (
+def _arguments(spec: VersionSpec, collection: str, expected: int | None) -> tuple[Any, ...]:
+    """What ``register_version`` takes; without a chunker, nothing in its place."""
+    return (
         collection,
         json.dumps(spec.encoder.to_json()),
         spec.fingerprint,
@@ -163,8 +159,14 @@ def _registration(spec: VersionSpec, collection: str, version: int) -> str:
         spec.metric,
         spec.element_type,
         json.dumps(dict(spec.index)),
-        version,
+        expected,
+        None if spec.chunker is None else json.dumps(spec.chunker.to_json()),
     )
+
+
+def _registration(spec: VersionSpec, collection: str, version: int) -> str:
+    """The calls that register a version as a script says them; they refuse another number."""
+    arguments = _arguments(spec, collection, version)
     literals = sql.SQL(", ").join(sql.Literal(value) for value in arguments)
     statement = sql.SQL("SELECT embver_internal.register_version({});").format(literals)
     if spec.probes is not None:

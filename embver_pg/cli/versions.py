@@ -40,6 +40,18 @@ EncoderOption = Annotated[
 ]
 
 
+ChunkSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Cut documents into chunks of so many at most. [not cut]"),
+]
+ChunkOverlap = Annotated[
+    int, typer.Option(min=0, help="How many of them neighbouring chunks may share.")
+]
+ChunkerType = Annotated[
+    str, typer.Option("--chunker", help="Of what: characters, or the encoder's tokens.")
+]
+
+
 @app.command()
 def add(
     ctx: typer.Context,
@@ -50,6 +62,9 @@ def add(
     index: Index = "hnsw",
     m: M = None,
     ef_construction: EfConstruction = None,
+    chunk_size: ChunkSize = None,
+    chunk_overlap: ChunkOverlap = 0,
+    chunker: ChunkerType = "characters",
     option: EncoderOption = None,
     sql: PrintSql = False,
 ) -> None:
@@ -61,10 +76,16 @@ def add(
     collection = run.collection(name)
     spec = index_spec(index, m, ef_construction)
     options = pairs(option or [], "--option")
-    taken = {"metric", "element_type", "index"} & set(options)
+    taken = {"metric", "element_type", "index", "chunker"} & set(options)
     if taken:
         raise typer.BadParameter(f"write --{min(taken)}", param_hint="--option")
-    chosen = {"metric": metric, "element_type": element_type, "index": spec, **options}
+    chosen = {
+        "metric": metric,
+        "element_type": element_type,
+        "index": spec,
+        "chunker": chunker_spec(chunker, chunk_size, chunk_overlap),
+        **options,
+    }
     if sql:
         run.output.script(collection.version_script(encoder, **chosen), "sql")
         return
@@ -73,7 +94,7 @@ def add(
     run.output.emit(
         row,
         f"Version {number} of {name}: {encoder_name(row['encoder'])},"
-        f" {row['dimensions']} dimensions, store {row['store']}.",
+        f" {row['dimensions']} dimensions,{chunker_name(row['chunker'])} store {row['store']}.",
     )
     run.output.note(f"next: embver rollout start {name} {number}")
 
@@ -168,6 +189,25 @@ def index_spec(index: str, m: int | None, ef_construction: int | None) -> dict[s
         if value is not None:
             spec[key] = value
     return spec
+
+
+def chunker_spec(chunker: str, size: int | None, overlap: int) -> dict[str, Any] | None:
+    """The chunker as ``add_version`` takes it; None where documents are not cut."""
+    if size is None:
+        if overlap or chunker != "characters":
+            raise typer.BadParameter(
+                "goes with --chunk-size", param_hint="--chunk-overlap/--chunker"
+            )
+        return None
+    return {"type": chunker, "size": size, "overlap": overlap}
+
+
+def chunker_name(chunker: Mapping[str, Any] | None) -> str:
+    """A chunker within a sentence, nothing where there is none."""
+    if chunker is None:
+        return ""
+    overlap = f", overlap {chunker['overlap']}" if chunker["overlap"] else ""
+    return f" chunks of {chunker['size']} {chunker['type']}{overlap},"
 
 
 def encoder_name(spec: Mapping[str, Any]) -> str:

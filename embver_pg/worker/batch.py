@@ -21,17 +21,19 @@ _PROBE = "a plain sentence"
 
 @dataclass(frozen=True)
 class Item:
-    """A document of a lease.
+    """A document of a lease, or a chunk of one.
 
     Attributes:
         number: Its number within the lease.
         content: The text to encode; None where nothing is to be encoded.
-        content_hash: Hash of the content.
+        content_hash: Hash of the document's content.
+        place: Of a chunk, its number and where in the content it begins and ends, in characters.
     """
 
     number: int
     content: str | None
     content_hash: bytes | None
+    place: tuple[int, int, int] | None = None
 
 
 @dataclass

@@ -24,6 +24,7 @@ from embver_pg.worker.charge import metered
 from embver_pg.worker.heart import Heart
 from embver_pg.worker.meter import Meter
 from embver_pg.worker.model import Encoders
+from embver_pg.worker.pieces import cut, places, whole
 
 log = logging.getLogger("embver_pg.worker")
 _LOCKED = 60.0  # seconds to try writing behind a lock before the lease is given back
@@ -49,10 +50,10 @@ class WorkerReport:
     """What a worker did.
 
     Attributes:
-        written: Vectors written.
+        written: Documents whose vectors were written.
         failed: Documents that became dead letters.
         returned: Documents put back because they changed meanwhile or were locked.
-        truncated: Documents of which the model read the beginning only.
+        truncated: Documents, or chunks, of which the model read the beginning only.
         seconds: Time spent.
     """
 
@@ -156,7 +157,9 @@ class Leases:
         chosen = [item for item in items if item.content is not None]
         if not chosen:
             return Encoded()
-        outcome = encode_batch(metered(self._meter, target, self._encoders.of(target)), chosen)
+        encoder = self._encoders.of(target)
+        pieces = cut(chosen, self._encoders.splitter(target))
+        outcome = whole(encode_batch(metered(self._meter, target, encoder), pieces))
         self._encoders.verify(target)
         self.encoded += len(chosen)
         return outcome
@@ -173,10 +176,12 @@ class Leases:
             [item.content_hash for item in settled],
             codec.vector_array(vectors, len(outcome.failed), target["element_type"]),
             [None] * len(outcome.items) + [reason for _, reason in outcome.failed],
+            *places(settled, target["chunker"]),
         )
-        complete = sql.SQL("SELECT * FROM {}(%s, %s::int[], %s::bytea[], %s, %s::text[])").format(
-            store_function(store, "complete")
-        )
+        complete = sql.SQL(
+            "SELECT * FROM {}(%s, %s::int[], %s::bytea[], %s, %s::text[],"
+            " %s::int[], %s::int[], %s::int[])"
+        ).format(store_function(store, "complete"))
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(
                 (psycopg.OperationalError, psycopg.InterfaceError)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from embver_pg import canary
+from embver_pg import canary, chunking
 from embver_pg.db import Database, Row
 from embver_pg.encoders import Encoder, EncoderSpec, checked
 from embver_pg.errors import SpaceChanged
@@ -46,6 +46,7 @@ class Encoders:
         self._interval = interval
         self._loaded: dict[str, Encoder] = {}
         self._verified: dict[tuple[str, int, str], _Verified] = {}
+        self._splitters: dict[tuple[str, int, str], chunking.Splitter] = {}
 
     def is_ready(self, target: Row) -> bool:
         """Whether :meth:`of` has the encoder, and its canary was asked."""
@@ -65,6 +66,21 @@ class Encoders:
         if not self.is_ready(target):
             self._ask(target, encoder)
         return encoder
+
+    def splitter(self, target: Row) -> chunking.Splitter | None:
+        """What cuts the documents of a version; None where they are encoded whole.
+
+        Raises:
+            InvalidArgument: A package is missing, or the encoder cannot count tokens.
+        """
+        if target["chunker"] is None:
+            return None
+        key = _key(target)
+        if key not in self._splitters:
+            self._splitters[key] = chunking.splitter(
+                chunking.Chunker.from_json(target["chunker"]), self.of(target)
+            )
+        return self._splitters[key]
 
     def verify(self, target: Row) -> None:
         """Ask the canary again if its last answer is too old.

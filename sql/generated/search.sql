@@ -31,6 +31,7 @@ DECLARE
     v_source text;
     v_condition text;
     v_setting text;
+    v_rows bigint; -- to look at, where a document has several
 BEGIN
     v_query := embver_internal.choose_query({{collection}}, queries, k, mode, options);
     v_exact := coalesce((options ->> 'exact')::boolean, false);

@@ -133,13 +133,16 @@ COMMENT ON FUNCTION {{store}}.claim(uuid, int, interval, bigint) IS
 
 CREATE OR REPLACE FUNCTION {{store}}.complete(
     p_lease bigint, p_items int[], p_hashes bytea[], p_vectors {{element_type}} [],
-    p_errors text[] DEFAULT NULL
+    p_errors text[] DEFAULT NULL,
+    p_chunks int[] DEFAULT NULL, p_from int[] DEFAULT NULL, p_to int[] DEFAULT NULL
 ) RETURNS TABLE (written int, failed int, returned int)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '5s'
 AS $fn$
 #variable_conflict use_column
 DECLARE
     v_lease {{store}}.lease;
+    v_items int[] := CASE WHEN p_chunks IS NULL THEN p_items
+        ELSE ARRAY(SELECT DISTINCT unnest(p_items)) END;
     v_done int[];
     v_settled int[];
 BEGIN
@@ -160,20 +163,31 @@ BEGIN
     ), fresh AS MATERIALIZED (
         SELECT l.*, embver.hash(l.content) AS content_hash FROM locked AS l
     ), result AS MATERIALIZED (
-        SELECT {{keys:f}}, r.ordinal, r.content_hash, r.embedding, r.error
-        FROM unnest(p_items, p_hashes, p_vectors, p_errors)
-            AS r (ordinal, content_hash, embedding, error)
+        -- One row a document: the whole of it, or chunk 0, which stands for all.
+        SELECT {{keys:f}}, r.ordinal, r.content_hash, r.embedding, r.error, r.chunk_from, r.chunk_to,
+            n.chunk_count
+        FROM unnest(p_items, p_hashes, p_vectors, p_errors, p_chunks, p_from, p_to)
+            AS r (ordinal, content_hash, embedding, error, chunk, chunk_from, chunk_to)
         INNER JOIN fresh AS f ON f.ordinal = r.ordinal
+        LEFT JOIN (
+            SELECT u.ordinal, count(u.chunk)::int AS chunk_count
+            FROM unnest(CASE WHEN p_chunks IS NOT NULL THEN p_items END, p_chunks)
+                AS u (ordinal, chunk)
+            GROUP BY u.ordinal) AS n ON n.ordinal = r.ordinal
         WHERE f.content_hash = r.content_hash /* the hash check */
+            AND coalesce(r.chunk, 0) = 0
     ), upserted AS (
-        INSERT INTO {{store}}.embedding AS e
-            ({{keys}}, embedding, content_hash, encoded_lease)
-        SELECT {{keys:r}}, r.embedding, r.content_hash, p_lease FROM result AS r
+        INSERT INTO {{store}}.embedding AS e ({{keys}}, embedding, content_hash, encoded_lease,
+            chunk_from, chunk_to, chunk_count)
+        SELECT {{keys:r}}, r.embedding, r.content_hash, p_lease, r.chunk_from, r.chunk_to,
+            r.chunk_count
+        FROM result AS r
         WHERE r.error IS NULL AND r.embedding IS NOT NULL
         ORDER BY {{keys:r}}
         ON CONFLICT ({{keys}}, chunk) DO UPDATE SET embedding = excluded.embedding,
             content_hash = excluded.content_hash, encoded_at = excluded.encoded_at,
-            encoded_lease = excluded.encoded_lease
+            encoded_lease = excluded.encoded_lease, chunk_from = excluded.chunk_from,
+            chunk_to = excluded.chunk_to, chunk_count = excluded.chunk_count
         WHERE e.encoded_lease < excluded.encoded_lease /* the newer lease wins */
     ), unchanged AS (
         -- Also what is only found to be right must outrank an older lease still under way.
@@ -204,19 +218,47 @@ BEGIN
         count(*) FILTER (WHERE s.is_failed)
     INTO v_done, written, failed FROM settled AS s;
 
+    IF p_chunks IS NOT NULL THEN
+        -- Chunk 0 is ours until the end: who wrote this document before has ended and is seen by
+        -- this statement, and who comes after waits.
+        WITH own AS MATERIALIZED (
+            SELECT i.ordinal, {{keys:e}}, e.content_hash, e.chunk_count
+            FROM {{store}}.lease_items(v_lease) AS i
+            INNER JOIN {{store}}.embedding AS e ON {{match:e,i}} AND e.chunk = 0
+            WHERE i.ordinal = ANY (v_items) AND e.encoded_lease = p_lease /* its chunk 0 won */
+        ), left_over AS (
+            DELETE FROM {{store}}.embedding AS e USING own AS o
+            WHERE {{match:e,o}} AND e.chunk >= o.chunk_count /* chunks too many */
+        )
+        INSERT INTO {{store}}.embedding AS e ({{keys}}, chunk, embedding, content_hash,
+            encoded_lease, chunk_from, chunk_to, chunk_count)
+        SELECT {{keys:o}}, r.chunk, r.embedding, r.content_hash, p_lease, r.chunk_from, r.chunk_to,
+            o.chunk_count
+        FROM unnest(p_items, p_hashes, p_vectors, p_errors, p_chunks, p_from, p_to)
+            AS r (ordinal, content_hash, embedding, error, chunk, chunk_from, chunk_to)
+        INNER JOIN own AS o ON o.ordinal = r.ordinal AND o.content_hash = r.content_hash
+        WHERE r.chunk > 0
+        ORDER BY {{keys:o}}, r.chunk
+        ON CONFLICT ({{keys}}, chunk) DO UPDATE SET embedding = excluded.embedding,
+            content_hash = excluded.content_hash, encoded_at = excluded.encoded_at,
+            encoded_lease = excluded.encoded_lease, chunk_from = excluded.chunk_from,
+            chunk_to = excluded.chunk_to, chunk_count = excluded.chunk_count;
+    END IF;
+
     -- No content, no vector. A completion under way holds KEY SHARE on the row and may be about to
-    -- insert what it encoded before: FOR UPDATE skips such a row, and the job comes back.
-    WITH emptied AS MATERIALIZED (
-        SELECT i.ordinal, {{keys:d}}
-        FROM {{store}}.lease_items(v_lease) AS i
+    -- insert what it encoded before: FOR UPDATE skips such a row, and the job comes back. Where it
+    -- ended just now, only a later statement sees what it wrote.
+    SELECT coalesce(array_agg(x.ordinal), '{}') INTO v_settled
+    FROM (
+        SELECT i.ordinal FROM {{store}}.lease_items(v_lease) AS i
         INNER JOIN {{schema}}.document AS d ON {{match:d,i}}
         WHERE i.ordinal <> ALL (v_done) AND d.content IS NULL
-        FOR UPDATE OF d SKIP LOCKED
-    ), removed AS (
-        DELETE FROM {{store}}.embedding AS e USING emptied AS x WHERE {{match:e,x}}
-    )
-    SELECT coalesce(array_agg(x.ordinal), '{}') INTO v_settled FROM emptied AS x;
-    v_done := v_done || v_settled;
+        FOR UPDATE OF d SKIP LOCKED) AS x;
+    IF v_settled <> '{}' THEN
+        DELETE FROM {{store}}.embedding AS e USING {{store}}.lease_items(v_lease) AS i
+        WHERE {{match:e,i}} AND i.ordinal = ANY (v_settled);
+        v_done := v_done || v_settled;
+    END IF;
 
     -- The document is gone: so is its vector, unless a newer lease wrote it. An application may
     -- have the key again, and be deleting it: what it has locked is left for later.
@@ -230,8 +272,12 @@ BEGIN
         WHERE e.encoded_lease < p_lease
         FOR UPDATE OF e SKIP LOCKED
     ), removed AS (
+        -- All chunks of a document or none: chunk 0 stands for it.
         DELETE FROM {{store}}.embedding AS e USING orphan AS o
-        WHERE {{match:e,o}} AND e.chunk = o.chunk
+        WHERE {{match:e,o}} AND e.chunk = o.chunk AND NOT EXISTS (
+            SELECT FROM {{store}}.embedding AS x
+            WHERE {{match:x,o}} AND x.chunk = 0 AND NOT EXISTS (
+                SELECT FROM orphan AS h WHERE h.ordinal = o.ordinal AND h.chunk = 0))
     )
     SELECT coalesce(array_agg(g.ordinal), '{}') INTO v_settled
     FROM gone AS g
@@ -247,7 +293,7 @@ BEGIN
             WHERE r.ordinal = i.ordinal AND r.error IS NOT NULL);
     -- What the worker encoded, or was told to be refused, did not kill it.
     v_lease.job_attempts := ARRAY(
-        SELECT CASE WHEN i.ordinal = ANY (p_items) THEN 0 ELSE i.job_attempts END
+        SELECT CASE WHEN i.ordinal = ANY (v_items) THEN 0 ELSE i.job_attempts END
         FROM {{store}}.lease_items(v_lease) AS i ORDER BY i.ordinal);
     PERFORM {{store}}.requeue_lease(v_lease, v_done, '0.2 s', 0);
     returned := cardinality(v_lease.job_attempts) - (
@@ -255,9 +301,12 @@ BEGIN
     RETURN NEXT;
 END
 $fn$;
-COMMENT ON FUNCTION {{store}}.complete(bigint, int[], bytea[], {{element_type}} [], text[]) IS
+COMMENT ON FUNCTION {{store}}.complete(
+    bigint, int[], bytea[], {{element_type}} [], text[], int[], int[], int[]
+) IS
 'Ends a lease: writes vectors whose content is still the one encoded, buries failures, removes the'
-' vectors of documents that are gone, and puts the rest back. VM020 when the lease is lost.';
+' vectors of documents that are gone, and puts the rest back. A document in chunks has one element'
+' for each, with all of them at once. VM020 when the lease is lost.';
 
 CREATE OR REPLACE FUNCTION {{store}}.give_back(
     p_lease bigint, p_delay interval DEFAULT '0', p_failed int DEFAULT 0

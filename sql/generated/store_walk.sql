@@ -120,7 +120,7 @@ BEGIN
                 $sql$
             ELSE $sql$
                 WITH page AS MATERIALIZED (
-                    SELECT {{keys:d}} FROM {{store}}.embedding AS d $sql$ || v_from || $sql$
+                    SELECT DISTINCT {{keys:d}} FROM {{store}}.embedding AS d $sql$ || v_from || $sql$
                     ORDER BY {{keys:d}} LIMIT $2
                 ), todo AS (
                     INSERT INTO {{store}}.job ({{keys}}, job_priority)
@@ -195,16 +195,16 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
 AS $fn$
 SELECT {{keys:d}}, CASE WHEN e.chunk IS NULL THEN 'missing' ELSE 'stale' END
 FROM {{schema}}.document AS d
-LEFT JOIN {{store}}.embedding AS e ON {{match:e,d}}
+LEFT JOIN ({{documents}}) AS e ON {{match:e,d}}
 WHERE embver.hash(d.content) IS DISTINCT FROM e.content_hash
 UNION ALL
 SELECT {{keys:e}}, 'orphaned'
-FROM {{store}}.embedding AS e
+FROM ({{documents}}) AS e
 WHERE NOT EXISTS (SELECT FROM {{schema}}.document AS d WHERE {{match:d,e}});
 $fn$;
 COMMENT ON FUNCTION {{store}}.differences() IS
-'Every document whose vector is missing, stale (also: has no content any more) or orphaned, in'
-' one snapshot. Reads the whole source.';
+'Every document whose vector is missing, stale (also: has no content any more, or not all of its'
+' chunks) or orphaned, in one snapshot. Reads the whole source.';
 
 CREATE OR REPLACE FUNCTION {{store}}.unaccounted(p_max_lag interval) RETURNS bigint
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
@@ -234,8 +234,16 @@ BEGIN
             )
             INSERT INTO {{store}}.job ({{keys}}) SELECT {{keys:raised}} FROM raised;
         WHEN 'missing', 'stale' THEN
+            WITH found AS MATERIALIZED (
+                SELECT x.* FROM {{store}}.differences() AS x
+            ), torn AS (
+                -- A document that lacks a chunk may have the right hash on the others.
+                UPDATE {{store}}.embedding AS e SET content_hash = '\x' FROM found AS x
+                WHERE {{match:e,x}} AND e.chunk = 0 AND e.chunk_count IS NOT NULL
+                    AND p_only = 'stale' AND x.difference = 'stale'
+            )
             INSERT INTO {{store}}.job ({{keys}})
-            SELECT {{keys:x}} FROM {{store}}.differences() AS x
+            SELECT {{keys:x}} FROM found AS x
             WHERE x.difference = p_only OR (p_only = 'stale' AND x.difference = 'orphaned');
         WHEN 'all' THEN
             -- A hash that fits nothing makes every vector stale, so that it is encoded again.
@@ -298,13 +306,14 @@ COMMENT ON FUNCTION {{store}}.claim_index_build(uuid, interval) IS
 CREATE OR REPLACE FUNCTION {{store}}.changed_since(p_at timestamptz) RETURNS bigint
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
 AS $fn$
-SELECT count(*) FROM {{store}}.embedding AS e WHERE e.encoded_at > p_at;
+SELECT count(*) FROM {{store}}.embedding AS e WHERE e.encoded_at > p_at AND e.chunk = 0;
 $fn$;
 COMMENT ON FUNCTION {{store}}.changed_since(timestamptz) IS 'Documents encoded since.';
 
 CREATE OR REPLACE FUNCTION {{store}}.count_vectors() RETURNS bigint
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
 AS $fn$
-SELECT count(*) FROM {{store}}.embedding AS e;
+SELECT count(*) FROM {{store}}.embedding AS e WHERE e.chunk = 0;
 $fn$;
-COMMENT ON FUNCTION {{store}}.count_vectors() IS 'Vectors in the store.';
+COMMENT ON FUNCTION {{store}}.count_vectors() IS
+'Vectors in the store; of a document in chunks the first, for all are written at once.';

@@ -240,6 +240,7 @@ SELECT embver_internal.check_fragments(jsonb_build_object(
         'store', quote_ident(embver_internal.store_name(c.name, v.version)),
         'store_literal', quote_literal(quote_ident(embver_internal.store_name(c.name, v.version))),
         'element_type', v.element_type,
+        'is_chunked', CASE WHEN v.chunker IS NULL THEN 'false' ELSE 'true' END,
         'dimensions', v.dimensions::text,
         'fingerprint', quote_literal(v.fingerprint),
         'operator', CASE v.metric WHEN 'cosine' THEN '<=>' WHEN 'l2' THEN '<->' ELSE '<#>' END,

@@ -140,16 +140,16 @@ BEGIN
                 format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL', p_source, v_column),
                 jsonb_build_object('column', v_column));
         ELSIF v_column = ANY (ARRAY['embedding', 'chunk', 'content', 'content_hash', 'encoded_at',
-                'encoded_lease', 'score', 'distance', 'rank', 'ordinal', 'difference', 'queries',
-                'k', 'route_key', 'filter', 'mode', 'options', 'error', 'index_builder',
+                'encoded_lease', 'chunk_from', 'chunk_to', 'chunk_count', 'chunk_text', 'score',
+                'distance', 'rank', 'ordinal', 'difference', 'queries', 'k', 'route_key', 'filter', 'mode', 'options', 'error', 'index_builder',
                 'index_builder_until'])
             OR v_column ~ '^(job|lease|dead|walk|waived)_(seq|priority|attempts|due_at|enqueued_at'
                 '|worker|claimed_at|expires_at|hash|error|at|by|reason|only|phase|barrier|sweep'
                 '|seen|enqueued|started_at|ended_at)$'
             -- Parameters and variables of the store's functions, which the key would hide.
-            OR v_column ~ '^[pv]_(worker|limit|lease|leases|bytes|items|hashes|vectors|errors|done'
+            OR v_column ~ '^[pv]_(worker|limit|chunks|to|lease|leases|bytes|items|hashes|vectors|errors|done'
                 '|delay|failed|max_lag|only|key|reason|builder|for|at|settled|walk|from|seen'
-                '|enqueued|requested|count|query|hits|exact|iterative|source|condition|setting)$'
+                '|enqueued|requested|count|query|hits|exact|iterative|source|condition|setting|rows)$'
             OR v_column ~ '^[$][0-9]+$' THEN
             PERFORM embver_internal.refuse_source(p_source,
                 format('its key column %I has a name that the store uses', v_column),
@@ -425,7 +425,8 @@ BEGIN
     WHERE c.collection_id = p_collection_id;
     SELECT v_variables || jsonb_build_object(
         'branches', coalesce(string_agg(
-            embver_internal.render_template('search_version', b.variables), ''
+            embver_internal.render_template('search_version'
+                || CASE WHEN v.chunker IS NULL THEN '' ELSE '_chunked' END, b.variables), ''
             ORDER BY v.version), ''))
     INTO v_variables
     FROM embver_internal.version AS v
@@ -515,6 +516,15 @@ BEGIN
         SELECT embver_internal.variables(p_collection_id, v.version) AS variables) AS b
     WHERE v.collection_id = p_collection_id AND v.state IN ('ready', 'active', 'fallback')
         AND v.element_type = embver_internal.view_element_type(p_collection_id);
+    SELECT v_variables || jsonb_build_object('chunk_branches', coalesce(
+        string_agg(embver_internal.render_template('views_version_chunks', b.variables),
+            E'\n    UNION ALL\n' ORDER BY v.version),
+        embver_internal.render_template('views_empty_chunks', v_variables)))
+    INTO v_variables
+    FROM embver_internal.version AS v
+    CROSS JOIN LATERAL (
+        SELECT embver_internal.variables(p_collection_id, v.version) AS variables) AS b
+    WHERE v.collection_id = p_collection_id AND v.state IN ('ready', 'active', 'fallback');
     -- REPLACE can add columns at the end, and nothing else: the source was altered, or the first
     -- version is halfvec, where the views of a collection without one say vector.
     v_retyped := embver_internal.views_have_changed(v_collection, v_variables ->> 'element_type');

@@ -22,10 +22,41 @@ $fn$;
 COMMENT ON FUNCTION embver_internal.writable_versions() IS
 'What workers write: live versions, without the target of a paused rollout.';
 
+CREATE OR REPLACE FUNCTION embver_internal.check_chunker(p_chunker jsonb) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $fn$
+DECLARE
+    v_size numeric;
+    v_overlap numeric;
+BEGIN
+    IF p_chunker IS NULL THEN
+        RETURN;
+    END IF;
+    IF jsonb_typeof(p_chunker) = 'object' THEN
+        v_size := CASE jsonb_typeof(p_chunker -> 'size') WHEN 'number'
+            THEN (p_chunker -> 'size')::numeric END;
+        v_overlap := CASE jsonb_typeof(p_chunker -> 'overlap') WHEN 'number'
+            THEN (p_chunker -> 'overlap')::numeric END;
+    END IF;
+    IF v_size IS NULL OR v_size % 1 <> 0 OR v_size NOT BETWEEN 1 AND 1000000
+        OR v_overlap IS NULL OR v_overlap % 1 <> 0 OR v_overlap < 0 OR v_overlap >= v_size
+        OR coalesce(p_chunker ->> 'type', '') NOT IN ('characters', 'tokens')
+        OR p_chunker - ARRAY['type', 'size', 'overlap'] <> '{}' THEN
+        PERFORM embver_internal.fail('VM006', format('the chunker %s is unknown or out of range',
+                p_chunker), jsonb_build_object('chunker', p_chunker),
+            '{"type": "characters", "size": 1000, "overlap": 100}: characters or tokens, whole'
+            ' numbers, size 1 to 1000000, overlap less than size');
+    END IF;
+END
+$fn$;
+COMMENT ON FUNCTION embver_internal.check_chunker(jsonb) IS
+'VM006 for what says nothing of how documents are cut.';
+
 CREATE OR REPLACE FUNCTION embver_internal.register_version(
     p_collection text, p_encoder jsonb, p_fingerprint text, p_dimensions int,
     p_metric text DEFAULT 'cosine', p_element_type text DEFAULT 'vector',
-    p_index_spec jsonb DEFAULT '{"type": "hnsw"}', p_expected_version int DEFAULT NULL
+    p_index_spec jsonb DEFAULT '{"type": "hnsw"}', p_expected_version int DEFAULT NULL,
+    p_chunker jsonb DEFAULT NULL
 ) RETURNS int
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT
 AS $fn$
@@ -90,6 +121,7 @@ BEGIN
             jsonb_build_object('index', p_index_spec),
             format('{"type": "hnsw", "m": %s, "ef_construction": %s}', v_m, 2 * v_m));
     END IF;
+    PERFORM embver_internal.check_chunker(p_chunker);
     PERFORM embver_internal.check_may_create('a version');
     v_version := 1 + coalesce((SELECT max(v.version) FROM embver_internal.version AS v
         WHERE v.collection_id = v_collection.collection_id), 0);
@@ -100,9 +132,10 @@ BEGIN
             'print the script again: another version was added since');
     END IF;
     INSERT INTO embver_internal.version
-        (collection_id, version, encoder, fingerprint, dimensions, metric, element_type, index_spec)
+        (collection_id, version, encoder, fingerprint, dimensions, metric, element_type, index_spec,
+            chunker)
     VALUES (v_collection.collection_id, v_version, p_encoder, p_fingerprint, p_dimensions, p_metric,
-        p_element_type, p_index_spec);
+        p_element_type, p_index_spec, p_chunker);
     IF p_element_type
         <> embver_internal.view_element_type(v_collection.collection_id) THEN
         RAISE WARNING USING MESSAGE = format('the views current and versions of %L show %s: this'
@@ -111,12 +144,13 @@ BEGIN
     END IF;
     PERFORM embver_internal.record_event(p_collection, v_version, 'add_version', NULL, NULL,
         jsonb_build_object('fingerprint', p_fingerprint, 'dimensions', p_dimensions,
-            'encoder', p_encoder));
+            'encoder', p_encoder)
+        || CASE WHEN p_chunker IS NULL THEN '{}' ELSE jsonb_build_object('chunker', p_chunker) END);
     RETURN v_version;
 END
 $fn$;
 COMMENT ON FUNCTION embver_internal.register_version(
-    text, jsonb, text, int, text, text, jsonb, int
+    text, jsonb, text, int, text, text, jsonb, int, jsonb
 ) IS 'Registers the next version of a collection in state created, and returns its number.';
 
 CREATE OR REPLACE FUNCTION embver_internal.render_store_schema(
@@ -145,6 +179,10 @@ DECLARE
 BEGIN
     SELECT c.* INTO v_collection FROM embver_internal.collection AS c
     WHERE c.collection_id = p_collection_id;
+    v_variables := v_variables || jsonb_build_object('documents',
+        embver_internal.render_template('store_documents'
+            || CASE WHEN (v_variables ->> 'is_chunked')::boolean THEN '_chunked' ELSE '' END,
+            v_variables));
     PERFORM embver_internal.execute_as(embver_internal.source_owner(v_collection.source),
         embver_internal.render_template('store_queue', v_variables)
         || embver_internal.render_template('store_origin', v_variables)

@@ -139,6 +139,12 @@ BEGIN
             jsonb_build_object('version', p_version, 'from', v_version.state, 'to', 'created',
                 'allowed', ARRAY['created']),
             format('embver version show %s %s', p_collection, p_version));
+    ELSIF p_kind <> 'version' AND v_version.chunker IS NOT NULL THEN
+        PERFORM embver_internal.refuse_origin('a chunker cuts documents, and nothing tells which'
+            ' part of its document a vector made by hand is of',
+            p_origin || jsonb_build_object('chunker', v_version.chunker),
+            format('adopt whole documents, then: embver version add %s ENCODER --chunk-size …',
+                p_collection));
     ELSIF p_kind = 'version' THEN
         PERFORM embver_internal.check_parent(v_collection, (p_origin ->> 'version')::int,
             v_version);
@@ -206,6 +212,10 @@ BEGIN
                 WHEN 'created' THEN format('embver rollout start %s %s', p_collection.name,
                     p_parent)
                 ELSE format('embver version add %s ENCODER', p_collection.name) END);
+    ELSIF v_parent.chunker IS NOT NULL OR p_version.chunker IS NOT NULL THEN
+        PERFORM embver_internal.refuse_origin('documents in chunks are not copied yet',
+            jsonb_build_object('version', p_parent, 'chunker', v_parent.chunker),
+            format('embver version add %s ENCODER --chunk-size …', p_collection.name));
     ELSIF v_parent.metric <> p_version.metric OR v_parent.dimensions < p_version.dimensions
         OR (v_parent.dimensions = p_version.dimensions
             AND (v_parent.fingerprint <> p_version.fingerprint

@@ -6,7 +6,7 @@ CREATE OR REPLACE FUNCTION embver_internal.worker_targets()
 RETURNS TABLE (
     collection text, version int, state text, store text, encoder jsonb, fingerprint text,
     dimensions int, metric text, element_type text, index_spec jsonb,
-    rollout_id bigint, is_metered boolean, limit_id int
+    rollout_id bigint, is_metered boolean, limit_id int, chunker jsonb
 )
 LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $fn$
@@ -14,9 +14,11 @@ SELECT w.collection, w.version, w.state, w.store, w.encoder, w.fingerprint, w.di
     w.element_type, w.index_spec, r.rollout_id,
     r.rollout_id IS NOT NULL AND (coalesce(r.options -> 'budget', '{}') <> '{}'
         OR embver_internal.encoder_price(w.encoder) IS NOT NULL),
-    l.limit_id
+    l.limit_id, v.chunker
 FROM embver_internal.writable_versions() AS w
 INNER JOIN embver_internal.collection AS c ON c.name = w.collection
+INNER JOIN embver_internal.version AS v ON v.collection_id = c.collection_id
+    AND v.version = w.version
 LEFT JOIN embver_internal.rollout AS r ON r.collection_id = c.collection_id
     AND r.to_version = w.version AND r.state IN ('running', 'paused')
 LEFT JOIN embver_internal.encoder_limit AS l ON l.provider = w.encoder ->> 'provider'

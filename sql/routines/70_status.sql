@@ -189,7 +189,8 @@ COMMENT ON VIEW embver.collections IS 'Registered sources and their routes.';
 CREATE OR REPLACE VIEW embver.versions WITH (security_invoker) AS
 SELECT c.name AS collection, v.version, v.state, v.encoder, v.fingerprint, v.dimensions, v.metric,
     v.element_type, v.index_spec, v.created_at, v.changed_at,
-    embver_internal.store_name(c.name, v.version) AS store
+    embver_internal.store_name(c.name, v.version) AS store, v.chunker,
+    left(encode(embver.hash(v.chunker::text), 'hex'), 16) AS chunker_hash
 FROM embver_internal.version AS v
 INNER JOIN embver_internal.collection AS c ON c.collection_id = v.collection_id;
 COMMENT ON VIEW embver.versions IS 'Model versions and their states.';

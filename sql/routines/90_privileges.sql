@@ -38,7 +38,7 @@ BEGIN
         PERFORM embver_internal.execute_as(
             embver_internal.source_owner(v_collection.source), format(
                 'GRANT USAGE ON SCHEMA %1$s TO %2$I;'
-                'GRANT SELECT ON %1$s.current, %1$s.versions, %1$s.visible TO %2$I;'
+                'GRANT SELECT ON %1$s.current, %1$s.versions, %1$s.chunks, %1$s.visible TO %2$I;'
                 'GRANT EXECUTE ON FUNCTION %1$s.search TO %2$I;', v_schema, v_role));
     END LOOP;
     IF EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = 'embver_admin') THEN

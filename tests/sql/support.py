@@ -11,6 +11,7 @@ import pytest
 from psycopg import sql
 
 from embver_pg import codec
+from embver_pg.chunking import Chunker, splitter
 from embver_pg.client import Collection, Embver
 from embver_pg.db import Row
 from embver_pg.encoders import EncoderSpec, load
@@ -95,11 +96,20 @@ def _check_store(connection: Connection, version: Row) -> None:
             "SELECT ARRAY[{}] AS key, x.chunk, x.embedding::real[] AS vector FROM {}.embedding x"
         ).format(keys, store)
     ).fetchall()
-    assert {row["chunk"] for row in stored} <= {0}
-    assert sorted(tuple(row["key"]) for row in stored) == sorted(wanted)
+    encoder = load(EncoderSpec.from_json(version["encoder"]))
+    texts = {(key, 0): content for key, content in wanted.items()}
+    if version["chunker"] is not None:
+        split = splitter(Chunker.from_json(version["chunker"]), encoder)
+        texts = {
+            (key, number): chunk.text
+            for key, content in wanted.items()
+            for number, chunk in enumerate(split(content))
+        }
+    assert sorted((tuple(row["key"]), row["chunk"]) for row in stored) == sorted(texts)
     if stored:
-        encoder = load(EncoderSpec.from_json(version["encoder"]))
-        expected = encoder.encode_documents([wanted[tuple(row["key"])] for row in stored])
+        expected = encoder.encode_documents(
+            [texts[tuple(row["key"]), row["chunk"]] for row in stored]
+        )
         found = np.array([row["vector"] for row in stored], dtype=np.float32)
         tolerance = 1e-3 if version["element_type"] == "halfvec" else 1e-6
         np.testing.assert_allclose(found, expected, atol=tolerance)

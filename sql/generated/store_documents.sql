@@ -1,0 +1,1 @@
+    SELECT {{keys}}, chunk, content_hash FROM {{store}}.embedding
