@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from embver_pg import schema
 from embver_pg.client import Embver
@@ -29,6 +30,15 @@ GROUPS = {
     "embver_worker": "embver_w",
     "embver_reader": "embver_r",
 }
+
+
+# Drawn once and for all: a defect found by luck must not throw away a day's work. Another draw:
+# --hypothesis-profile=drawn, or EMBVER_TEST_HISTORIES for the histories. A busy machine is slow.
+settings.register_profile(
+    "drawn", settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+)
+settings.register_profile("fixed", settings.get_profile("drawn"), derandomize=True)
+settings.load_profile("fixed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

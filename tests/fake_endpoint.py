@@ -80,7 +80,8 @@ class FakeEndpoint:
         arrivals: When every request came, by the monotonic clock.
         tokens: Words of the inputs that were answered: what it would bill.
         reports_usage: Whether its answers say how many tokens were used.
-        in_flight_max: The most requests that were open at once.
+        in_flight_max: The most requests that were open at once, from their arrival until just
+            before the answer.
         spoiled: Requests that were not answered with good vectors for all their inputs.
     """
 
@@ -264,6 +265,7 @@ def _encoded(row: Any, body: dict[str, Any]) -> Any:
 class _Server(ThreadingHTTPServer):
     endpoint: FakeEndpoint
     daemon_threads = True
+    allow_reuse_port = True  # a test may keep the port for later
     request_queue_size = 64
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from tests import servers
 from tests.migrations import dumps
+from tests.waiting import PATIENCE
 
 EXECUTED = ("sh", "sql", "python")
 SHOWN = ("console", "text", "mermaid", "json", "jsonl", "toml", "yaml")
@@ -157,7 +158,7 @@ class Page:
             text=True,
             cwd=self.directory,
             env=self.environment(),
-            timeout=120,
+            timeout=PATIENCE,
         )
         assert result.returncode == 0, (
             f"{block.where}: exit code {result.returncode}\n{block.text}\n"

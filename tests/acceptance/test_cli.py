@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from embver_pg.cli import main
 from tests import servers
 from tests.conftest import Installed
 from tests.fake_endpoint import FakeEndpoint
+from tests.waiting import PATIENCE, until
 
 COMMAND = (sys.executable, "-m", "embver_pg.cli")
 CONTENT = "title || E'\\n' || body"
@@ -60,7 +60,7 @@ class Cli:
             text=True,
             capture_output=True,
             check=False,
-            timeout=120,
+            timeout=PATIENCE,
         )
         assert done.returncode == code, (
             f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
@@ -300,13 +300,6 @@ def leased_and_queued(installed: Installed) -> tuple[int, int]:
         return row["leases"], row["kept"]
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("fault", ["slow", "away"])
 @pytest.mark.parametrize(
     ("arguments", "number", "code"),
@@ -339,9 +332,9 @@ def test_a_signal_ends_cleanly_without_a_lease(
         endpoint.forget()
         process = embver.start(*arguments)
         try:
-            wait_until(lambda: endpoint.calls >= 1)
+            until(lambda: endpoint.calls >= 1, "the endpoint is asked")
             process.send_signal(number)
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
     assert process.returncode == code, errors
@@ -520,7 +513,7 @@ def test_watch_refreshes_until_it_is_interrupted(filled: Here) -> None:
     while seen < 2:
         seen += "last events" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (0, "")
 
 
@@ -539,7 +532,7 @@ def loaded_by(*arguments: str, url: str | None = None) -> set[str]:
         text=True,
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     return set(done.stderr.splitlines()[-1].split())
 

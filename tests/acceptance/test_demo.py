@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -86,11 +87,14 @@ def test_the_demo_keeps_its_promises(place: Path) -> None:
 def test_an_interrupt_leaves_nothing_behind(place: Path) -> None:
     with start(place, "--documents", "300") as process:
         try:
-            deadline = time.monotonic() + 300
-            while not list(place.glob("embver-demo-*/worker-2.log")):
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            until(
+                lambda: (
+                    list(place.glob("embver-demo-*/worker-2.log")) or process.poll() is not None
+                ),
+                "the second worker is at work",
+                patience=3 * PATIENCE,
+            )
+            assert process.poll() is None
             # The demo, its server, the searching client and two workers, at the least.
             assert len(leftovers(place)) > 5
             process.send_signal(signal.SIGINT)

@@ -112,7 +112,10 @@ def test_passing_faults_are_waited_out(
 def test_nobody_listens_for_a_while(
     installed: Installed, owner: psycopg.Connection[Row], remote: Embver, endpoint: FakeEndpoint
 ) -> None:
-    port = int(endpoint.base_url.rsplit(":", 1)[1].split("/")[0])
+    # A socket that does not listen keeps the port, and refuses whoever comes.
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    kept.bind(("127.0.0.1", port_of(endpoint)))
     endpoint.stop()
     refused = threading.Event()
     worker = installed.new_worker(
@@ -122,7 +125,7 @@ def test_nobody_listens_for_a_while(
     thread.start()
     assert refused.wait(PATIENCE)
     with FakeEndpoint(dimensions=16) as healed:
-        relay(port, int(healed.base_url.rsplit(":", 1)[1].split("/")[0]))
+        relay(kept, port_of(healed))
         join(thread)
     assert_whole(owner)
     endpoint.start = lambda: endpoint  # type: ignore[method-assign]
@@ -284,9 +287,13 @@ def count_dead(connection: psycopg.Connection[Row]) -> int:
     return len(connection.execute("SELECT FROM embver.dead_letters").fetchall())
 
 
-def relay(port: int, to: int) -> None:
+def port_of(endpoint: FakeEndpoint) -> int:
+    return int(endpoint.base_url.rsplit(":", 1)[1].split("/")[0])
+
+
+def relay(listener: socket.socket, to: int) -> None:
     """Answer on a port again, by passing everything on to another."""
-    listener = socket.create_server(("127.0.0.1", port))
+    listener.listen()
 
     def accept() -> None:
         while True:

@@ -62,6 +62,7 @@ class Session:
         self.name = name
         self.pid = self.connection.info.backend_pid
         self.pending: Future[list[Row]] | None = None
+        self._begun: Future[list[Row]] | None = None
         self._thread = ThreadPoolExecutor(1)
 
     def run(
@@ -74,7 +75,7 @@ class Session:
     def start(self, statement: str | sql.Composable, parameters: Sequence[Any] = ()) -> None:
         """Begin a statement and do not wait for it."""
         assert self.pending is None
-        self.pending = self._thread.submit(self.run, statement, parameters)
+        self.pending = self._begun = self._thread.submit(self.run, statement, parameters)
 
     def result(self) -> list[Row]:
         """The rows of the statement that :meth:`start` began, when it ends."""
@@ -93,9 +94,15 @@ class Session:
     def rollback(self) -> None:
         self.run("ROLLBACK")
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether its thread is in a statement, also one that nobody waits for any more."""
+        return self._begun is not None and not self._begun.done()
+
     def close(self) -> None:
+        """End; a connection that is closed under its thread takes the whole process along."""
+        self._thread.shutdown(cancel_futures=True)
         self.connection.close()
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,7 @@ class Stage:
     def close(self) -> None:
         """End every session, also those that wait; the server may be gone."""
         for session in self._sessions:
-            if session.pending is not None and not session.pending.done():
+            if session.is_busy:
                 self.watch.execute("SELECT pg_terminate_backend(%s)", (session.pid,))
             session.close()
         with suppress(psycopg.OperationalError):

@@ -14,6 +14,7 @@ from embver_pg import embedded, schema
 from embver_pg.cli import main
 from tests import servers
 from tests.conftest import Installed
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.both_versions
 
@@ -82,7 +83,7 @@ def psql(url: str, script: str) -> None:
     program = str(embedded.bin_dir(servers.server().version) / "psql")
     command = [program, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-d", url]
     result = subprocess.run(
-        command, input=script, text=True, capture_output=True, check=False, timeout=120
+        command, input=script, text=True, capture_output=True, check=False, timeout=PATIENCE
     )
     assert result.returncode == 0, result.stderr
 

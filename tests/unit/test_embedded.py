@@ -16,6 +16,7 @@ import pytest
 from embver_pg import embedded, pgprograms
 from embver_pg.errors import InvalidArgument
 from tests import servers
+from tests.waiting import PATIENCE
 
 START = "import sys; from pathlib import Path; from embver_pg import embedded; " + (
     "print(embedded.start(Path(sys.argv[1])))"
@@ -48,7 +49,7 @@ def test_start_twice_from_two_processes_then_stop_twice(home: Path) -> None:
 
     command = [sys.executable, "-c", START, str(data_dir)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    urls = {process.communicate(timeout=120)[0].strip() for process in both}
+    urls = {process.communicate(timeout=PATIENCE)[0].strip() for process in both}
 
     assert [process.returncode for process in both] == [0, 0]
     assert urls == {embedded.url(data_dir)} == {embedded.start(data_dir)}

@@ -19,6 +19,7 @@ from embver_pg.db import Database
 from embver_pg.errors import InvalidArgument
 from embver_pg.observability import WorkerMetrics, json_formatter, serve_metrics, trace_steps
 from embver_pg.observability.tracing import _Spans
+from tests.waiting import PATIENCE
 
 STORE = "embver_docs_v1"
 STEPS: list[tuple[str, dict[str, Any]]] = [
@@ -69,7 +70,7 @@ def test_metrics_are_served(metrics: WorkerMetrics) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     serve_metrics(metrics, port)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
         assert b"embver_database_up 0.0" in answer.read()
     with pytest.raises(InvalidArgument, match="cannot be served on") as failure:
         serve_metrics(metrics, port)
