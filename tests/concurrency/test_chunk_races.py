@@ -18,6 +18,7 @@ from embver_pg.chunking import Chunk, Chunker, splitter
 from embver_pg.encoders import load
 from tests.concurrency.stage import NO_INDEX, Lease, Session, Stage, in_store
 
+pytest.importorskip("semantic_text_splitter", reason="the extra chunking is not installed")
 VERSION = 3
 ENCODER = load("hash:32")
 CHUNKER = Chunker("characters", 10, 2)

@@ -17,6 +17,7 @@ from embver_pg.errors import InvalidArgument
 from tests.conftest import Installed
 from tests.sql.support import Connection, drain, encode, refused, run, value
 
+pytest.importorskip("semantic_text_splitter", reason="the extra chunking is not installed")
 pytestmark = pytest.mark.both_versions
 
 ENCODER = "hash:32"

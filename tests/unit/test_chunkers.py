@@ -15,6 +15,7 @@ from embver_pg.errors import InvalidArgument
 from embver_pg.worker.batch import Encoded, Item
 from embver_pg.worker.pieces import cut, places, whole
 
+pytest.importorskip("semantic_text_splitter", reason="the extra chunking is not installed")
 HASH = load("hash:8")
 TEXT = "First sentence here. Second one.\n\nA new paragraph, with more words in it than before."
 
