@@ -491,6 +491,7 @@ class Collection:
         *,
         element_type: str = "vector",
         index: Mapping[str, Any] | None = None,
+        chunker: Mapping[str, Any] | None = None,
         price: float | None = None,
         sample: int = DEFAULT_SAMPLE,
         encode: bool = True,
@@ -502,6 +503,7 @@ class Collection:
             encoder: The number of a version, or what :meth:`add_version` takes.
             element_type: As in :meth:`add_version`; a version has its own.
             index: Likewise.
+            chunker: Likewise.
             price: Of a million tokens; default the encoder's option ``price_per_million``.
             sample: Rows to look at.
             encode: Measure the time by encoding up to 256 of them (an endpoint bills them).
@@ -512,6 +514,7 @@ class Collection:
         if isinstance(encoder, int):
             row = self.version(encoder)
             version, element_type, index = encoder, row["element_type"], row["index_spec"]
+            chunker = row["chunker"]
             cosine = row["metric"] == "cosine"
             encoder = self.embver.encoder(row["encoder"], row["fingerprint"], cosine=cosine)
         elif isinstance(encoder, str | EncoderSpec):
@@ -523,6 +526,7 @@ class Collection:
             version=version,
             element_type=element_type,
             index=index or versions.DEFAULT_INDEX,
+            chunker=None if chunker is None else Chunker.from_json(chunker),
             price=price,
             sample=sample,
             encode=encode,

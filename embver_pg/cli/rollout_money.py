@@ -12,6 +12,13 @@ from rich.text import Text
 from embver_pg.cli.params import Name, pairs
 from embver_pg.cli.render import table
 from embver_pg.cli.session import session
+from embver_pg.cli.versions import (
+    ChunkerType,
+    ChunkOverlap,
+    ChunkSize,
+    chunker_name,
+    chunker_spec,
+)
 
 if TYPE_CHECKING:
     from embver_pg.db import Row
@@ -38,6 +45,9 @@ def plan(
     element_type: Annotated[str, typer.Option(help="vector or halfvec.")] = "vector",
     index: Annotated[str, typer.Option(help="hnsw, or none for exact search.")] = "hnsw",
     m: Annotated[int | None, typer.Option("--m", help="HNSW: links a node. [16]")] = None,
+    chunk_size: ChunkSize = None,
+    chunk_overlap: ChunkOverlap = 0,
+    chunker: ChunkerType = "characters",
     option: Annotated[
         list[str] | None,
         typer.Option("--option", "-o", metavar="NAME=VALUE", help="Of the encoder; repeat it."),
@@ -50,6 +60,7 @@ def plan(
         int(encoder) if encoder.isascii() and encoder.isdigit() else encoder,
         element_type=element_type,
         index=spec,
+        chunker=chunker_spec(chunker, chunk_size, chunk_overlap),
         price=price,
         sample=sample,
         encode=not no_encode,
@@ -115,6 +126,7 @@ def _human(found: Plan) -> RenderableType:
     guess = " (a guess: no tokenizer of the model is here)" if found.tokens_are_guessed else ""
     rows: list[list[Any]] = [
         ["documents", f"{about}{found.documents:,}{of}", "counted" if not about else "estimated"],
+        *([["chunks", _range(found.vectors), "the sample's"]] if found.chunker else []),
         ["tokens", _range(found.tokens) + guess, f"{found.token_method}, {found.sampled:,} rows"],
     ]
     if found.price is not None:
@@ -134,7 +146,7 @@ def _human(found: Plan) -> RenderableType:
     parts: list[RenderableType] = [
         Text(
             f"{found.collection}: {found.encoder}, {found.dimensions} dimensions,"
-            f" {found.element_type}"
+            f"{chunker_name(found.chunker)} {found.element_type}"
         ),
         table(("", "estimate (95 % interval)", "how"), rows),
     ]

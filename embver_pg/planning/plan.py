@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+from embver_pg.chunking import Chunker, splitter
 from embver_pg.db import Database
 from embver_pg.encoders import Encoder
 from embver_pg.encoders.tokens import token_counter
@@ -29,10 +31,12 @@ class Plan:
         dimensions: Length of its vectors.
         element_type: ``vector`` or ``halfvec``.
         index: The index's specification.
-        documents: Rows with content: vectors to make.
+        chunker: How documents are cut; None: not at all.
+        documents: Rows with content.
         documents_are_exact: Whether they were counted; else estimated from the sample.
         rows: Rows of the source.
         sampled: Rows in the sample.
+        vectors: To make: one a document, or one a chunk.
         tokens: Of all documents; the interval is the sample's.
         token_method: Who counted.
         tokens_are_guessed: Whether no tokenizer of the model was at hand.
@@ -53,10 +57,12 @@ class Plan:
     dimensions: int
     element_type: str
     index: Mapping[str, Any]
+    chunker: Mapping[str, Any] | None
     documents: int
     documents_are_exact: bool
     rows: int
     sampled: int
+    vectors: Range
     tokens: Range
     token_method: str
     tokens_are_guessed: bool
@@ -78,6 +84,7 @@ def make_plan(
     version: int | None = None,
     element_type: str = "vector",
     index: Mapping[str, Any],
+    chunker: Chunker | None = None,
     price: float | None = None,
     sample: int = DEFAULT_SAMPLE,
     encode: bool = True,
@@ -92,6 +99,7 @@ def make_plan(
         version: The version that it is of, if it is there.
         element_type: Of the store.
         index: Of the store.
+        chunker: How documents are cut.
         price: Of a million tokens; default the encoder's option ``price_per_million``.
         sample: Rows to look at.
         encode: Measure the time by encoding up to 256 of them.
@@ -99,12 +107,17 @@ def make_plan(
     """
     drawn = draw(database, collection, sample, exact_bytes)
     counter = token_counter(encoder)
-    contents = drawn.contents
-    tokens = drawn.total(counter.documents(contents))
+    split = None if chunker is None else splitter(chunker, encoder)
+    # Of each document the texts that are encoded: itself, or its chunks.
+    texts = [[text] if split is None else [c.text for c in split(text)] for text in drawn.contents]
+    tokens = drawn.total([int(counter.documents(pieces).sum()) for pieces in texts])
+    vectors = drawn.total([len(pieces) for pieces in texts])
+    pieces = list(chain.from_iterable(texts))
     spec = encoder.spec
     price = spec.options.get("price_per_million") if price is None else price
-    each = seconds_a_text(encoder, contents[:_TIMED]) if encode else None
+    each = seconds_a_text(encoder, pieces[:_TIMED]) if encode else None
     dimensions = encoder.dimensions
+    count = drawn.documents if chunker is None else round(vectors.value)
     return Plan(
         collection=collection,
         version=version,
@@ -113,19 +126,23 @@ def make_plan(
         dimensions=dimensions,
         element_type=element_type,
         index=dict(index),
+        chunker=None if chunker is None else chunker.to_json(),
         documents=drawn.documents,
         documents_are_exact=drawn.is_exact,
         rows=drawn.rows,
         sampled=len(drawn.texts),
+        vectors=vectors,
         tokens=tokens,
         token_method=counter.method,
         tokens_are_guessed=not counter.is_exact,
         price_per_million=price,
         price=None if price is None else tokens.times(price / 1e6),
-        seconds=None if each is None else each.times(drawn.documents),
-        table_bytes=storage.table_bytes(drawn.documents, dimensions, element_type, drawn.key_bytes),
+        seconds=None if each is None else each.times(count),
+        table_bytes=storage.table_bytes(
+            count, dimensions, element_type, drawn.key_bytes, is_chunked=chunker is not None
+        ),
         table_formula=storage.table_formula(dimensions, element_type),
-        index_bytes=storage.index_bytes(drawn.documents, dimensions, element_type, index),
+        index_bytes=storage.index_bytes(count, dimensions, element_type, index),
         index_formula=storage.index_formula(dimensions, element_type, index),
         notes=tuple(_notes(database, collection, element_type, drawn.is_exact, each is not None)),
     )

@@ -27,7 +27,14 @@ def vector_bytes(dimensions: int, element_type: str) -> int:
     return 8 + dimensions * (4 if element_type == "vector" else 2)
 
 
-def table_bytes(rows: int, dimensions: int, element_type: str, key_bytes: int = 8) -> int:
+def table_bytes(
+    rows: int,
+    dimensions: int,
+    element_type: str,
+    key_bytes: int = 8,
+    *,
+    is_chunked: bool = False,
+) -> int:
     """The store's table of vectors, with TOAST and primary key.
 
     Args:
@@ -35,9 +42,11 @@ def table_bytes(rows: int, dimensions: int, element_type: str, key_bytes: int = 
         dimensions: Of a vector.
         element_type: ``vector`` or ``halfvec``.
         key_bytes: Of the source's key columns.
+        is_chunked: Whether rows say where their chunk stands.
     """
     vector = vector_bytes(dimensions, element_type)
     fixed = _HEADER + _align(key_bytes + 4) + 33 + 2 * 8  # chunk, hash, time, lease
+    fixed += 3 * 4 if is_chunked else 8  # three numbers, or the map that says that they are NULL
     row = _align(fixed + vector)
     toast = 0.0
     if row > _TOASTED_FROM:

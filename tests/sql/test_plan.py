@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from embver_pg.chunking import Chunker, splitter
 from embver_pg.client import Embver
 from embver_pg.encoders import load
 from embver_pg.encoders.tokens import token_counter
@@ -185,3 +186,25 @@ def test_time_is_measured(installed: Installed, owner: Connection, large: Embver
     assert 0.01 < plan.seconds.value < 600
     assert plan.index_bytes == 0
     assert make_plan(large.database, "docs", encoder, index={}, encode=False).seconds is None
+
+
+def test_chunks_are_counted(installed: Installed, owner: Connection, docs: Embver) -> None:
+    pytest.importorskip("semantic_text_splitter", reason="the extra chunking is not installed")
+    run(owner, "UPDATE docs SET body = 'one two three four five six seven' WHERE id = 1")
+    run(owner, "UPDATE docs SET title = NULL WHERE id = 2")
+    collection = docs.collection("docs")
+    chunker = {"type": "tokens", "size": 3, "overlap": 1}
+    plan = collection.plan("hash:8", chunker=chunker, encode=False, index={"type": "none"})
+    contents = [row["content"] for row in run(owner, "SELECT content FROM embver_docs.document")]
+    split = splitter(Chunker.from_json(chunker), load("hash:8"))
+    chunks = [chunk.text for text in contents if text for chunk in split(text)]
+    assert len(chunks) > 5
+    assert (plan.documents, plan.vectors.value) == (2, len(chunks))
+    assert plan.tokens.value == sum(len(chunk.split()) for chunk in chunks)
+    assert plan.table_bytes == storage.table_bytes(len(chunks), 8, "vector", is_chunked=True)
+    # A version has its own.
+    number = collection.add_version("hash:8", chunker=chunker)
+    again = collection.plan(number, encode=False)
+    assert (again.chunker, again.vectors) == (chunker, plan.vectors)
+    whole = collection.plan("hash:8", encode=False)
+    assert (whole.chunker, whole.vectors.value) == (None, 2)
