@@ -76,13 +76,13 @@ def _key(hit: Hit) -> str:
 
 
 def _excerpts(run: Session, name: str, hits: Sequence[Hit]) -> list[str | None]:
-    """The beginning of each document, as far as this role may read the source."""
+    """The beginning of each chunk or document, as far as this role may read the source."""
     import psycopg
     from psycopg import sql
 
     if not hits:
         return []
-    database = run.embver.database
+    collection, database = run.collection(name), run.embver.database
     row = database.row("SELECT source FROM embver.collections WHERE name = %s", (name,))
     assert row is not None
     columns = [sql.Identifier("d", column) for column in hits[0].key]
@@ -94,8 +94,9 @@ def _excerpts(run: Session, name: str, hits: Sequence[Hit]) -> list[str | None]:
     found: list[str | None] = []
     try:
         for hit in hits:
-            document = database.row(query, tuple(hit.key.values()))
-            found.append(_short(document["content"]) if document else None)
+            part = collection.chunk_text(hit) if hit.chunk else None
+            document = database.row(query, tuple(hit.key.values())) if part is None else None
+            found.append(_short(document["content"] if document else part))
     except psycopg.errors.InsufficientPrivilege:
         return [None] * len(hits)
     return found

@@ -412,3 +412,42 @@ def test_a_change_of_the_chunker_is_a_rollout(
     assert collection.chunk_text(hits[0]) == LONG + " more"
     assert_whole(owner, 1, LONG + " more")
     assert {hit.id for hit in collection.search("rudders", k=9, version=1)} == {1, 2, 4}
+
+
+# Aliases of the statements that have to do with chunks, and types that the views must keep.
+NAMES = ("c", "d", "e", "h", "i", "n", "o", "own", "orphan", "r", "result", "u", "x", "left_over")
+
+
+def test_keys_named_like_our_own(installed: Installed, owner: Connection) -> None:
+    listed = ", ".join(NAMES)
+    run(
+        owner,
+        f"CREATE TABLE docs ({', '.join(f'{name} int' for name in NAMES)},"
+        f' region varchar(3) COLLATE "C", body text, PRIMARY KEY ({listed}, region))',
+    )
+    run(
+        owner,
+        f"INSERT INTO docs SELECT {', '.join('i' for _ in NAMES)}, 'eu', %s"
+        " FROM generate_series(1, 3) AS i",
+        (LONG,),
+    )
+    with installed.embver() as embver:
+        collection = embver.create_collection("docs", "public.docs", "body")
+        collection.add_version(ENCODER, chunker=CHUNKER)
+        collection.start_rollout(1)
+        drain(installed)
+        collection.promote()
+        run(owner, "UPDATE docs SET body = 'short' WHERE o = 1")
+        run(owner, "UPDATE docs SET c = 20 WHERE h = 2")
+        run(owner, "DELETE FROM docs WHERE r = 3")
+        drain(installed)
+        collection.refresh()
+        hits = collection.search("rudders", k=5)
+        assert [hit.key["c"] for hit in hits] == [20, 1]
+        assert "rudders" in str(collection.chunk_text(hits[0]))
+        for options in ({"exact": True}, {}):
+            found = collection.search("rudders", k=5, filter={"region": "eu"}, options=options)
+            assert [hit.key["h"] for hit in found] == [2, 1]
+        run(owner, "DELETE FROM embver_docs_v1.embedding WHERE chunk = 1")
+        assert collection.requeue(1, "stale") == 1
+        drain(installed)
