@@ -373,7 +373,7 @@ class Collection:
         return adoption.create_version(
             self._database,
             self.name,
-            self._version_spec(loaded, row["metric"], chosen, index, {}),
+            self._version_spec(loaded, row["metric"], chosen, index, {}, row["chunker"]),
             loaded,
             adoption.Origin("version", {"version": version}),
             Agreement(sample, min_share, min_cosine) if shorter else None,

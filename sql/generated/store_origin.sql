@@ -81,6 +81,7 @@ BEGIN
             (SELECT count(*) FROM copied)
         $sql$
     INTO seen, enqueued, v_copied USING p_walk, p_limit, v_lease;
+    {{copy_chunks}}
     UPDATE {{store}}.origin_copy AS t SET copied = t.copied + v_copied WHERE v_copied > 0;
     RETURN NEXT;
 END
@@ -101,7 +102,7 @@ BEGIN
                 SELECT {{keys:d}} FROM {{store}}.origin AS d WHERE d.embver_has_vector
                 ORDER BY random() LIMIT 4 * $1
             )
-            SELECT d.content, vector_dims(d.embedding), d.embedding::real[]
+            SELECT {{sampled_text}}, vector_dims(d.embedding), d.embedding::real[]
             FROM chosen AS c INNER JOIN {{store}}.origin AS d ON {{match:d,c}}
             WHERE d.content IS NOT NULL AND d.embedding IS NOT NULL
                 AND (d.embver_made_of IS NULL OR d.embver_made_of = embver.hash(d.content))

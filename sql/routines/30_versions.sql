@@ -176,16 +176,24 @@ AS $fn$
 DECLARE
     v_collection embver_internal.collection;
     v_variables jsonb := embver_internal.variables(p_collection_id, p_version);
+    v_chunked boolean := v_variables ->> 'is_chunked';
 BEGIN
     SELECT c.* INTO v_collection FROM embver_internal.collection AS c
     WHERE c.collection_id = p_collection_id;
     v_variables := v_variables || jsonb_build_object('documents',
         embver_internal.render_template('store_documents'
-            || CASE WHEN (v_variables ->> 'is_chunked')::boolean THEN '_chunked' ELSE '' END,
-            v_variables));
+            || CASE WHEN v_chunked THEN '_chunked' ELSE '' END, v_variables),
+        'copy_chunks', CASE WHEN v_chunked
+            THEN format('PERFORM %s.copy_chunks(p_walk, v_lease);', v_variables ->> 'store')
+            ELSE '' END,
+        'sampled_text', CASE WHEN v_chunked
+            THEN 'substr(d.content, d.chunk_from + 1, d.chunk_to - d.chunk_from)'
+            ELSE 'd.content' END);
     PERFORM embver_internal.execute_as(embver_internal.source_owner(v_collection.source),
         embver_internal.render_template('store_queue', v_variables)
         || embver_internal.render_template('store_origin', v_variables)
+        || CASE WHEN v_chunked
+            THEN embver_internal.render_template('store_origin_chunks', v_variables) ELSE '' END
         || embver_internal.render_template('store_walk', v_variables)
         || embver_internal.render_template('store_access', v_variables)
         || embver_internal.store_grants(v_variables ->> 'store'));

@@ -184,7 +184,9 @@ BEGIN
     VALUES (v_collection.collection_id, p_version, p_kind, p_origin);
     PERFORM embver_internal.execute_as(embver_internal.source_owner(v_collection.source),
         embver_internal.render_template(
-            CASE p_kind WHEN 'version' THEN 'origin_version' ELSE 'origin_own' END, v_variables));
+            CASE WHEN p_kind <> 'version' THEN 'origin_own'
+                WHEN v_version.chunker IS NULL THEN 'origin_version'
+                ELSE 'origin_version_chunked' END, v_variables));
     PERFORM embver_internal.record_event(p_collection, p_version, 'add_origin', NULL, NULL,
         p_origin || jsonb_build_object('kind', p_kind));
 END
@@ -212,9 +214,11 @@ BEGIN
                 WHEN 'created' THEN format('embver rollout start %s %s', p_collection.name,
                     p_parent)
                 ELSE format('embver version add %s ENCODER', p_collection.name) END);
-    ELSIF v_parent.chunker IS NOT NULL OR p_version.chunker IS NOT NULL THEN
-        PERFORM embver_internal.refuse_origin('documents in chunks are not copied yet',
-            jsonb_build_object('version', p_parent, 'chunker', v_parent.chunker),
+    ELSIF v_parent.chunker IS DISTINCT FROM p_version.chunker THEN
+        PERFORM embver_internal.refuse_origin(
+            'its documents are cut in another way than those of the version it derives from',
+            jsonb_build_object('version', p_parent, 'chunker', v_parent.chunker,
+                'version_chunker', p_version.chunker),
             format('embver version add %s ENCODER --chunk-size …', p_collection.name));
     ELSIF v_parent.metric <> p_version.metric OR v_parent.dimensions < p_version.dimensions
         OR (v_parent.dimensions = p_version.dimensions
@@ -323,7 +327,7 @@ BEGIN
         AND o.closed_at IS NULL;
     IF FOUND THEN
         PERFORM embver_internal.execute_as(embver_internal.source_owner(p_collection.source),
-            replace('DROP VIEW IF EXISTS {store}.origin;'
+            replace('DROP VIEW IF EXISTS {store}.origin, {store}.origin_chunk;'
                 ' DROP FUNCTION IF EXISTS {store}.is_stale', '{store}', quote_ident(
                     embver_internal.store_name(p_collection.name, p_version))));
     END IF;

@@ -15,7 +15,8 @@ from embver_pg.encoders import EncoderSpec, RejectedInputError, Vectors, load
 from embver_pg.encoders.hashing import HashEncoder
 from embver_pg.errors import InvalidArgument
 from tests.conftest import Installed
-from tests.sql.support import Connection, drain, encode, refused, run, value
+from tests.fake_endpoint import FakeEndpoint
+from tests.sql.support import Connection, check_stores, drain, encode, refused, run, value
 
 pytest.importorskip("semantic_text_splitter", reason="the extra chunking is not installed")
 pytestmark = pytest.mark.both_versions
@@ -451,3 +452,78 @@ def test_keys_named_like_our_own(installed: Installed, owner: Connection) -> Non
         run(owner, "DELETE FROM embver_docs_v1.embedding WHERE chunk = 1")
         assert collection.requeue(1, "stale") == 1
         drain(installed)
+
+
+def test_a_copy_in_half_precision_has_all_the_chunks(
+    installed: Installed, owner: Connection, cut: Embver
+) -> None:
+    run(owner, "INSERT INTO docs SELECT i, %s || i FROM generate_series(10, 60) AS i", (LONG,))
+    drain(installed)
+    collection = cut.collection("docs")
+    collection.promote()
+    number = collection.derive_version(1, element_type="halfvec", index={"type": "none"})
+    assert collection.version(number)["chunker"] == CHUNKER
+    run(owner, "UPDATE docs SET body = 'behind' WHERE id = 10")  # the parent lags
+    collection.start_rollout(number)
+    drain(installed)
+    copied = value(owner, "SELECT copied FROM embver.origins WHERE version = %s", (number,))
+    assert copied >= 50
+    places = (
+        "SELECT id, chunk, chunk_from, chunk_to, chunk_count, content_hash FROM embver_docs_v{}"
+    )
+    both = [run(owner, places.format(n) + ".embedding ORDER BY id, chunk") for n in (1, number)]
+    assert both[0] == both[1]
+    run(owner, "UPDATE docs SET body = %s WHERE id = 11", (LONG * 2,))
+    run(owner, "DELETE FROM docs WHERE id = 12")
+    drain(installed)
+    with pytest.raises(InvalidArgument, match="cut in another way"):
+        # Behind the back of derive_version, which takes its parent's.
+        run_as_derived(collection, cut, number)
+
+
+def run_as_derived(collection: Any, cut: Embver, parent: int) -> None:
+    other = collection.add_version(ENCODER, element_type="halfvec", index={"type": "none"})
+    cut.database.rows(
+        "SELECT embver_internal.add_origin('docs', %s, 'version', %s)",
+        (other, Jsonb({"version": parent})),
+    )
+
+
+def test_a_copy_that_was_given_up_is_completed(
+    installed: Installed, owner: Connection, cut: Embver
+) -> None:
+    drain(installed)
+    collection = cut.collection("docs")
+    collection.promote()
+    number = collection.derive_version(1, element_type="halfvec", index={"type": "none"})
+    collection.start_rollout(number)
+    drain(installed)
+    collection.abort_rollout()
+    run(owner, "UPDATE docs SET body = 'short now' WHERE id = 1")
+    run(owner, "UPDATE docs SET body = %s WHERE id = 2", (LONG,))
+    drain(installed)
+    collection.start_rollout(number)
+    drain(installed)
+    assert len(stored(owner, 1, number)) == 1
+    assert len(stored(owner, 2, number)) == len(expected(LONG))
+
+
+def test_a_truncated_copy_is_compared_by_chunks(
+    installed: Installed, owner: Connection, cut: Embver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    run(owner, "DELETE FROM docs WHERE id = 4")  # blanks: shortened, a vector of zeros
+    run(owner, "INSERT INTO docs SELECT i, %s || i FROM generate_series(10, 30) AS i", (LONG,))
+    collection = cut.collection("docs")
+    collection.abort_rollout()
+    with FakeEndpoint(64, matryoshka=True) as endpoint:
+        fake = {"base_url": endpoint.base_url, "index": {"type": "none"}, "chunker": CHUNKER}
+        assert collection.add_version("openai:fake", **fake) == 2
+        collection.start_rollout(2)
+        cut.drain()
+        collection.promote(force=True, reason="the first")
+        assert collection.derive_version(2, dimensions=32, index={"type": "none"}) == 3
+        assert collection.origin(3)["check_figures"]["agree"] > 20
+        collection.start_rollout(3)
+        cut.drain()
+        check_stores(installed)
