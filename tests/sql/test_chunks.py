@@ -517,7 +517,11 @@ def test_a_truncated_copy_is_compared_by_chunks(
     collection = cut.collection("docs")
     collection.abort_rollout()
     with FakeEndpoint(64, matryoshka=True) as endpoint:
-        fake = {"base_url": endpoint.base_url, "index": {"type": "none"}, "chunker": CHUNKER}
+        fake: dict[str, Any] = {
+            "base_url": endpoint.base_url,
+            "index": {"type": "none"},
+            "chunker": CHUNKER,
+        }
         assert collection.add_version("openai:fake", **fake) == 2
         collection.start_rollout(2)
         cut.drain()
