@@ -149,7 +149,8 @@ BEGIN
             -- Parameters and variables of the store's functions, which the key would hide.
             OR v_column ~ '^[pv]_(worker|limit|chunks|to|lease|leases|bytes|items|hashes|vectors|errors|done'
                 '|delay|failed|max_lag|only|key|reason|builder|for|at|settled|walk|from|seen'
-                '|enqueued|requested|count|query|hits|exact|iterative|source|condition|setting|rows)$'
+                '|enqueued|requested|count|query|hits|exact|iterative|source|condition|setting|rows'
+                '|bridge|page|norms|pass|older|newer|step)$'
             OR v_column ~ '^[$][0-9]+$' THEN
             PERFORM embver_internal.refuse_source(p_source,
                 format('its key column %I has a name that the store uses', v_column),
@@ -423,15 +424,16 @@ DECLARE
 BEGIN
     SELECT c.* INTO v_collection FROM embver_internal.collection AS c
     WHERE c.collection_id = p_collection_id;
-    SELECT v_variables || jsonb_build_object(
-        'branches', coalesce(string_agg(
-            embver_internal.render_template('search_version'
-                || CASE WHEN v.chunker IS NULL THEN '' ELSE '_chunked' END, b.variables), ''
-            ORDER BY v.version), ''))
+    SELECT v_variables || jsonb_build_object('scan_loop',
+        embver_internal.render_scan_loop(p_collection_id, 'k',
+            E'        CASE v_query.version\n            WHEN 0 THEN NULL; -- the statement needs a branch\n'
+            || coalesce(string_agg(format(E'            WHEN %s THEN\n', v.version)
+                || embver_internal.render_scan(p_collection_id, v.version, 'v_query.embedding', 'k'),
+                '' ORDER BY v.version), '')
+            || format(E'        ELSE\n            PERFORM embver_internal.refuse_query(%L,'
+                || E' v_query.version);\n        END CASE;\n', v_collection.name)))
     INTO v_variables
     FROM embver_internal.version AS v
-    CROSS JOIN LATERAL (
-        SELECT embver_internal.variables(p_collection_id, v.version) AS variables) AS b
     WHERE v.collection_id = p_collection_id
         AND v.state IN ('filling', 'ready', 'active', 'fallback');
     PERFORM embver_internal.execute_as(embver_internal.source_owner(v_collection.source),

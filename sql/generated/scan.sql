@@ -1,16 +1,15 @@
-            WHEN {{version}} THEN
                 IF v_condition IS NULL AND NOT v_exact THEN
                     v_hits := ARRAY(
                         SELECT ROW({{keys:h}}, h.chunk, {{score}}, h.distance, NULL, {{version}})::{{schema}}.hit
                         FROM (
                             SELECT {{keys:e}}, e.chunk, e.embedding {{operator}}
-                                v_query.embedding::{{element_type}}({{dimensions}}) AS distance
+                                {{query}}::{{element_type}}({{dimensions}}) AS distance
                             FROM {{store}}.embedding AS e
                             WHERE (SELECT true FROM {{schema}}.visible AS d
                                 WHERE {{match:d,e}} LIMIT 1)
                             ORDER BY e.embedding {{operator}}
-                                v_query.embedding::{{element_type}}({{dimensions}})
-                            LIMIT k) AS h
+                                {{query}}::{{element_type}}({{dimensions}})
+                            LIMIT {{depth}}) AS h
                         ORDER BY h.distance, {{keys:h}});
                 ELSE
                     EXECUTE $sql$
@@ -39,5 +38,5 @@
                                 LIMIT $2) AS h
                             ORDER BY h.distance, {{keys:h}})
                         $sql$
-                    INTO v_hits USING v_query.embedding, k;
+                    INTO v_hits USING {{query}}, {{depth}};
                 END IF;
