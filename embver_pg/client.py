@@ -31,6 +31,7 @@ from embver_pg.evaluation.golden_files import GoldenSet, read_golden_set
 from embver_pg.evaluation.run import Evaluation, Gate, evaluate_version, record_gate
 from embver_pg.planning import Plan, make_plan
 from embver_pg.planning.plan import DEFAULT_SAMPLE
+from embver_pg.verifying import verify_in_steps
 from embver_pg.worker import Worker, WorkerReport
 
 
@@ -602,8 +603,23 @@ class Collection:
             (self.name,),
         )
 
-    def verify(self, version: int) -> Row:
-        """Exact counts of missing, stale and orphaned vectors."""
+    def verify(
+        self,
+        version: int,
+        *,
+        step: int | None = None,
+        advance: Callable[[int], None] = lambda count: None,
+    ) -> Row:
+        """Exact counts of missing, stale and orphaned vectors, in one snapshot.
+
+        Args:
+            version: The version's number.
+            step: Read so many documents a statement, under one snapshot; None: one statement.
+            advance: Told after each step how many documents it checked.
+        """
+        if step is not None:
+            store = self.version(version)["store"]
+            return verify_in_steps(self._database, store, step, advance)
         row = self._database.row("SELECT * FROM embver.verify(%s, %s)", (self.name, version))
         assert row is not None
         return row

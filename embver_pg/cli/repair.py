@@ -7,10 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from embver_pg.cli.params import Name, Version, json_or_text
+from embver_pg.cli.progress import progress
 from embver_pg.cli.render import table
 from embver_pg.cli.session import session
 
 _LIVE = ("filling", "ready", "active", "fallback")
+_STEP = 10_000  # documents a statement
 
 
 def verify(
@@ -22,7 +24,8 @@ def verify(
 ) -> None:
     """Count missing, stale and orphaned vectors, exactly; exit code 3 where there is one.
 
-    What waits in the queue counts as missing or stale: drain first, or wait.
+    What waits in the queue counts as missing or stale: drain first, or wait. Large tables are read
+    in steps, all in the snapshot of the beginning.
     """
     run = session(ctx)
     collection = run.collection(name)
@@ -31,7 +34,11 @@ def verify(
         if version is not None
         else [row["version"] for row in collection.versions() if row["state"] in _LIVE]
     )
-    rows = [{"version": each, **collection.verify(each)} for each in chosen]
+    rows = []
+    for each in chosen:
+        with progress(run.output, f"checking version {each}", None, "documents") as meter:
+            counts = collection.verify(each, step=_STEP, advance=meter.advance)
+        rows.append({"version": each, **counts})
     kinds = ("missing", "stale", "orphaned")
     clean = not any(row[kind] for row in rows for kind in kinds)
     human = table(("version", *kinds), ([row["version"], *(row[k] for k in kinds)] for row in rows))

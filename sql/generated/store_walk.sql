@@ -317,3 +317,49 @@ SELECT count(*) FROM {{store}}.embedding AS e WHERE e.chunk = 0;
 $fn$;
 COMMENT ON FUNCTION {{store}}.count_vectors() IS
 'Vectors in the store; of a document in chunks the first, for all are written at once.';
+
+CREATE OR REPLACE FUNCTION {{store}}.verify_step(p_after jsonb, p_limit int)
+RETURNS TABLE (after jsonb, seen bigint, missing bigint, stale bigint, orphaned bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+#variable_conflict use_column
+DECLARE
+    v_after {{store}}.walk := jsonb_populate_record(NULL::{{store}}.walk, p_after);
+    v_last {{store}}.walk;
+    v_key jsonb;
+    v_range text := 'true';
+BEGIN
+    IF p_after IS NOT NULL THEN
+        v_range := $sql$({{keys:embver_row}}) > ({{keys:($1)}})$sql$;
+    END IF;
+    EXECUTE $sql$
+        SELECT to_jsonb(embver_key) FROM (
+            SELECT {{keys:embver_row}} FROM {{schema}}.document AS embver_row
+            WHERE $sql$ || v_range || $sql$ ORDER BY {{keys:embver_row}} OFFSET $2 - 1 LIMIT 1
+        ) AS embver_key $sql$
+    INTO v_key USING v_after, p_limit;
+    -- The last step goes on to the end of the store, where there may be vectors without a document.
+    IF v_key IS NOT NULL THEN
+        v_last := jsonb_populate_record(NULL::{{store}}.walk, v_key);
+        v_range := v_range || $sql$ AND ({{keys:embver_row}}) <= ({{keys:($2)}})$sql$;
+    END IF;
+    RETURN QUERY EXECUTE $sql$
+        WITH embver_document AS (
+            SELECT {{keys:embver_row}}, embver.hash(embver_row.content) AS content_hash,
+                true AS embver_is
+            FROM {{schema}}.document AS embver_row WHERE $sql$ || v_range || $sql$
+        ), embver_stored AS (
+            SELECT embver_row.* FROM ({{documents}}) AS embver_row WHERE $sql$ || v_range || $sql$
+        )
+        SELECT $3, count(d.embver_is),
+            count(*) FILTER (WHERE d.content_hash IS NOT NULL AND e.chunk IS NULL),
+            count(*) FILTER (WHERE d.embver_is AND e.chunk IS NOT NULL
+                AND d.content_hash IS DISTINCT FROM e.content_hash),
+            count(*) FILTER (WHERE d.embver_is IS NULL)
+        FROM embver_document AS d FULL JOIN embver_stored AS e ON {{match:d,e}} $sql$
+    USING v_after, v_last, v_key;
+END
+$fn$;
+COMMENT ON FUNCTION {{store}}.verify_step(jsonb, int) IS
+'What differences() counts, of the p_limit documents after a key and the vectors up to the last of'
+' them; after is NULL when that was the end. One snapshot for all steps: REPEATABLE READ.';

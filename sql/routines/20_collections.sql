@@ -147,7 +147,7 @@ BEGIN
                 '|worker|claimed_at|expires_at|hash|error|at|by|reason|only|phase|barrier|sweep'
                 '|seen|enqueued|started_at|ended_at)$'
             -- Parameters and variables of the store's functions, which the key would hide.
-            OR v_column ~ '^[pv]_(worker|limit|chunks|to|lease|leases|bytes|items|hashes|vectors|errors|done'
+            OR v_column ~ '^[pv]_(worker|limit|chunks|to|after|last|range|lease|leases|bytes|items|hashes|vectors|errors|done'
                 '|delay|failed|max_lag|only|key|reason|builder|for|at|settled|walk|from|seen'
                 '|enqueued|requested|count|query|hits|exact|iterative|source|condition|setting|rows'
                 '|bridge|page|norms|pass|older|newer|step)$'

@@ -156,6 +156,7 @@ def test_torn_documents_are_noticed_and_repaired(
     drain(installed)
     run(owner, damage[1].replace("{}", "embver_docs_v1.embedding"))
     assert differences(owner) == {"missing": 0, "stale": 1, "orphaned": 0}
+    assert cut.collection("docs").verify(1, step=1) == differences(owner)
     assert cut.collection("docs").requeue(1, "stale") == 1
     drain(installed)
     assert_whole(owner, 1, LONG)

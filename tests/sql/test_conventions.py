@@ -61,6 +61,7 @@ SECURITY_DEFINER = {
     "embver_docs_v1.sample_origin",
     "embver_docs_v1.start_walk",
     "embver_docs_v1.unaccounted",
+    "embver_docs_v1.verify_step",
     "embver_docs_v1.waive",
     "embver_docs_v1.walk_status",
     "embver_docs_v1.walk_step",
