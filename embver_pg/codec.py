@@ -7,6 +7,7 @@ big-endian floats) and ``array_send`` of PostgreSQL.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from psycopg.rows import tuple_row
 
+# Of PostgreSQL's own types, whose numbers are fixed (pg_type.dat).
+_BYTEA, _BYTEA_ARRAY, _INT, _INT_ARRAY = 17, 1001, 23, 1007
 _FLOATS = {"vector": ">f4", "halfvec": ">f2"}
 
 
@@ -49,6 +52,25 @@ class Vector:
     values: NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class IntArray:
+    """``n`` numbers as a query parameter, ``int[]``."""
+
+    numbers: Sequence[int] | NDArray[np.integer]
+
+
+@dataclass(frozen=True, slots=True)
+class ByteaArray:
+    """``n`` hashes as a query parameter, ``bytea[]``; none is NULL."""
+
+    values: Sequence[bytes]
+
+
+def no_vectors(dimensions: int) -> NDArray[np.float32]:
+    """``[0, d] float32``."""
+    return np.zeros((0, dimensions), dtype=np.float32)
+
+
 def vector_array(
     vectors: NDArray[np.float32], nulls: int = 0, element_type: str = "vector"
 ) -> VectorArray:
@@ -68,6 +90,8 @@ def register(connection: psycopg.Connection[Any]) -> None:
         )
         .fetchall()
     )
+    connection.adapters.register_dumper(IntArray, _IntArrayDumper)
+    connection.adapters.register_dumper(ByteaArray, _ByteaArrayDumper)
     for name, number, array_number in rows:
         kind = VectorArray if name == "vector" else HalfvecArray
         connection.adapters.register_dumper(kind, _array_dumper(array_number, number))
@@ -89,6 +113,40 @@ def pack(vectors: NDArray[np.float32], element_type: str = "vector") -> bytes:
     return packed.tobytes()
 
 
+class _IntArrayDumper(Dumper):
+    format = Format.BINARY
+    oid = _INT_ARRAY
+
+    def dump(self, value: IntArray) -> bytes:
+        packed = np.empty(len(value.numbers), dtype=[("size", ">i4"), ("value", ">i4")])
+        packed["size"] = 4
+        packed["value"] = value.numbers
+        return _header(_INT, len(packed)) + packed.tobytes()
+
+
+class _ByteaArrayDumper(Dumper):
+    format = Format.BINARY
+    oid = _BYTEA_ARRAY
+
+    def dump(self, value: ByteaArray) -> bytes:
+        count = len(value.values)
+        joined = b"".join(value.values)
+        size = len(value.values[0]) if count else 0
+        if size == 0 or size * count != len(joined) or any(len(v) != size for v in value.values):
+            parts = (struct.pack(">i", len(v)) + v for v in value.values)
+            return _header(_BYTEA, count) + b"".join(parts)
+        packed = np.empty(count, dtype=[("size", ">i4"), ("value", np.void, size)])
+        packed["size"] = size
+        packed["value"] = np.frombuffer(joined, dtype=np.dtype((np.void, size)))
+        return _header(_BYTEA, count) + packed.tobytes()
+
+
+def _header(element: int, count: int, nulls: int = 0) -> bytes:
+    if count == 0:
+        return struct.pack(">iiI", 0, 0, element)
+    return struct.pack(">iiIii", 1, int(nulls > 0), element, count, 1)
+
+
 def _array_dumper(number: int, element: int) -> type[Dumper]:
     class VectorArrayDumper(Dumper):
         format = Format.BINARY
@@ -96,9 +154,7 @@ def _array_dumper(number: int, element: int) -> type[Dumper]:
 
         def dump(self, value: VectorArray) -> bytes:
             count = len(value.vectors) + value.nulls
-            if count == 0:
-                return struct.pack(">iiI", 0, 0, element)
-            header = struct.pack(">iiIii", 1, int(value.nulls > 0), element, count, 1)
+            header = _header(element, count, value.nulls)
             nulls = struct.pack(">i", -1) * value.nulls
             return header + pack(value.vectors, value.element_type) + nulls
 

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, tuple_row
 from psycopg_pool import ConnectionPool
 
 from embver_pg import codec, schema
@@ -136,6 +136,16 @@ class Database:
         with self.connection() as connection:
             cursor = connection.execute(_composed(query), parameters)
             return cursor.fetchall() if cursor.description else []
+
+    def tuples(
+        self, query: str | sql.Composable, parameters: Sequence[Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        """All rows of a query as tuples, fetched in binary form: for many or large ones."""
+        with (
+            self.connection() as connection,
+            connection.cursor(binary=True, row_factory=tuple_row) as cursor,
+        ):
+            return cursor.execute(_composed(query), parameters).fetchall()
 
     def row(self, query: str | sql.Composable, parameters: Sequence[Any] = ()) -> Row | None:
         """The first row of a query, if there is one."""

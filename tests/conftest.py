@@ -23,6 +23,7 @@ from embver_pg.client import Embver
 from embver_pg.db import Database, Row, open_connection
 from embver_pg.worker import Worker
 from tests import servers
+from tests.waiting import NEVER
 
 TEMPLATE = "embver_template"
 GROUPS = {
@@ -86,8 +87,9 @@ class Installed:
         return Embver(Database(getattr(self, role)))
 
     def new_worker(self, role: str = "worker", **options: Any) -> Worker:
-        """A worker process's object; ``owner`` may build indexes too."""
-        return Worker(Database(getattr(self, role)), **{"poll": 0.02, **options})
+        """A worker's object; ``owner`` may build indexes too. Its leases do not depend on speed."""
+        given = {"poll": 0.02, "batch_seconds": NEVER, **options}
+        return Worker(Database(getattr(self, role)), **given)
 
 
 def install(server: servers.Server, admin_url: str) -> None:

@@ -52,7 +52,7 @@ def start(
 def run_rollout(
     ctx: typer.Context,
     name: Name,
-    batch: Annotated[int, typer.Option(min=1, help="Documents a lease, at most.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, help="Documents a lease, at most.")] = 1024,
 ) -> None:
     """Work the queue of the collection until the rollout's version is ready, index included."""
     rollout_run.run_until_ready(session(ctx), name, batch)

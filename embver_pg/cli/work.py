@@ -17,7 +17,13 @@ def worker(
     collection: Annotated[
         str | None, typer.Option(metavar="NAME", help="Work for this collection only.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Documents a lease, at most.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, help="Documents a lease, at most.")] = 1024,
+    batch_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.01, help="Seconds of encoding a lease: fewer documents where that is slow."
+        ),
+    ] = 2.0,
     lease: Annotated[
         float,
         typer.Option(min=1, help="Seconds until a silent worker's documents go to another."),
@@ -53,6 +59,7 @@ def worker(
     run = session(ctx)
     options = {
         "batch": batch,
+        "batch_seconds": batch_seconds,
         "lease": lease,
         "poll": poll,
         "canary": canary,
@@ -127,7 +134,7 @@ def _arguments(options: dict[str, Any], drain: bool) -> list[str]:
     found = ["worker", *(["--drain"] if drain else [])]
     for name, value in options.items():
         if value is not None:
-            found += [f"--{name}", str(value)]
+            found += [f"--{name.replace('_', '-')}", str(value)]
     return found
 
 

@@ -1,4 +1,4 @@
-"""One batch: what was leased, encoded with the poisoned inputs set apart."""
+"""One batch: texts encoded once each, with the poisoned ones set apart."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import psycopg
+from numpy.typing import NDArray
 
 from embver_pg.encoders import Encoder, RejectedInputError, Vectors
 from embver_pg.encoders.overflow import noting_truncated
@@ -19,83 +20,80 @@ _REASON_LENGTH = 1000  # characters kept of an error
 _PROBE = "a plain sentence"
 
 
-@dataclass(frozen=True)
-class Item:
-    """A document of a lease, or a chunk of one.
-
-    Attributes:
-        number: Its number within the lease.
-        content: The text to encode; None where nothing is to be encoded.
-        content_hash: Hash of the document's content.
-        place: Of a chunk, its number and where in the content it begins and ends, in characters.
-    """
-
-    number: int
-    content: str | None
-    content_hash: bytes | None
-    place: tuple[int, int, int] | None = None
-
-
 @dataclass
 class Encoded:
-    """The outcome of a batch.
+    """The outcome of a batch of ``n`` texts.
 
     Attributes:
-        items: Items encoded, in the order of ``vectors``.
-        vectors: ``[n, d] float32``.
-        failed: Items that the encoder refuses, with the reason.
-        truncated: Items of which the encoder read the beginning only.
+        vectors: ``[n, d] float32``; the rows of texts that failed mean nothing.
+        failed: Why the encoder refuses a text, by its position.
+        cut: Positions of the texts of which the encoder read the beginning only.
     """
 
-    items: list[Item] = field(default_factory=list)
-    vectors: list[Vectors] = field(default_factory=list)
-    failed: list[tuple[Item, str]] = field(default_factory=list)
-    truncated: int = 0
+    vectors: Vectors
+    failed: dict[int, str] = field(default_factory=dict)
+    cut: list[int] = field(default_factory=list)
 
 
-def encode_batch(encoder: Encoder, items: Sequence[Item]) -> Encoded:
+def encode_batch(encoder: Encoder, texts: Sequence[str]) -> Encoded:
     """Encode a batch; where the encoder refuses an input, bisect down to it.
 
     Equal texts are encoded once.
 
     Args:
         encoder: A checked encoder.
-        items: Items with content.
+        texts: The ``n`` texts.
 
     Raises:
         EmbverError: What is no fault of a document: the provider is down, refuses everything,
             or returns what is not one vector an input.
         Exception: What the encoder raises for a plain sentence too.
     """
-    by_content: dict[str, list[Item]] = {}
-    for item in items:
-        if item.content is not None:
-            by_content.setdefault(item.content, []).append(item)
-    texts = list(by_content)
-    outcome = Encoded()
+    if not texts:
+        return Encoded(np.zeros((0, encoder.dimensions), dtype=np.float32))
+    unique = list(dict.fromkeys(texts))
+    if len(unique) == len(texts):
+        return _encode_unique(encoder, unique)
+    number = {text: row for row, text in enumerate(unique)}
+    rows = np.fromiter(map(number.__getitem__, texts), np.intp, len(texts))
+    outcome = _encode_unique(encoder, unique)
+    return Encoded(
+        outcome.vectors[rows],
+        {at: why for row, why in outcome.failed.items() for at in _where(rows == row)},
+        _where(np.isin(rows, outcome.cut)),
+    )
 
-    def attempt(chosen: list[str]) -> None:
+
+def _encode_unique(encoder: Encoder, texts: list[str]) -> Encoded:
+    """Encode texts that differ."""
+    outcome = Encoded(np.zeros((0, 0), dtype=np.float32))
+
+    def attempt(chosen: list[int]) -> None:
+        part = texts if len(chosen) == len(texts) else [texts[position] for position in chosen]
         try:
             with noting_truncated() as cut:
-                vectors = _encoded(encoder, chosen)
+                vectors = _encoded(encoder, part)
         except RejectedInputError as error:
-            for half in _suspects(chosen, error, outcome, by_content):
+            for half in _suspects(chosen, error, outcome):
                 attempt(half)
             return
-        outcome.truncated += sum(len(by_content[chosen[row]]) for row in cut)
-        for row, text in enumerate(chosen):
-            for item in by_content[text]:
-                outcome.items.append(item)
-                outcome.vectors.append(vectors[row])
+        outcome.cut.extend(chosen[place] for place in cut)
+        if len(chosen) == len(texts):
+            outcome.vectors = vectors
+            return
+        if not len(outcome.vectors):
+            outcome.vectors = np.zeros((len(texts), vectors.shape[1]), dtype=np.float32)
+        outcome.vectors[chosen] = vectors
 
-    if texts:
-        attempt(texts)
+    attempt(list(range(len(texts))))
+    if not len(outcome.vectors):
+        outcome.vectors = np.zeros((len(texts), encoder.dimensions), dtype=np.float32)
     return outcome
 
 
-def stacked(vectors: Sequence[Vectors], dimensions: int) -> Vectors:
-    """Rows as a matrix ``[n, d] float32``, also where there are none."""
-    return np.stack(vectors) if vectors else np.zeros((0, dimensions), dtype=np.float32)
+def _where(mask: NDArray[np.bool_]) -> list[int]:
+    found: list[int] = np.flatnonzero(mask).tolist()
+    return found
 
 
 def _encoded(encoder: Encoder, texts: list[str]) -> Vectors:
@@ -120,20 +118,15 @@ def _reason(error: EmbverError, position: int) -> str:
     return text.encode("utf-8", errors="replace").decode()
 
 
-def _suspects(
-    texts: list[str],
-    error: EmbverError,
-    outcome: Encoded,
-    by_content: dict[str, list[Item]],
-) -> list[list[str]]:
+def _suspects(chosen: list[int], error: EmbverError, outcome: Encoded) -> list[list[int]]:
     """What to try again after a refusal: the innocent at once, the suspects by halves."""
-    positions = sorted(set(error.detail.get("positions") or range(len(texts))))
-    guilty = [texts[position] for position in positions]
-    innocent = [text for number, text in enumerate(texts) if number not in set(positions)]
+    places = sorted(set(error.detail.get("positions") or range(len(chosen))))
+    guilty = [chosen[place] for place in places]
+    accused = set(places)
+    innocent = [position for place, position in enumerate(chosen) if place not in accused]
     if len(guilty) == 1 or error.detail.get("exact"):
-        for position in positions:
-            reason = _reason(error, position)
-            outcome.failed.extend((item, reason) for item in by_content[texts[position]])
+        for place in places:
+            outcome.failed[chosen[place]] = _reason(error, place)
         return [innocent] if innocent else []
     middle = len(guilty) // 2
     return [part for part in (innocent, guilty[:middle], guilty[middle:]) if part]

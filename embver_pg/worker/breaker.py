@@ -58,7 +58,10 @@ class Breaker:
         self._circuits: dict[str, _Circuit] = {}
 
     def admits(self, target: Row) -> bool:
-        """Whether a store may be served now: then :meth:`passed` or :meth:`failed` must follow."""
+        """Whether a store may be served now.
+
+        If so, :meth:`passed`, :meth:`failed` or :meth:`left` must follow.
+        """
         with self._lock:
             circuits = self._open(target)
             now = self._clock()
@@ -77,20 +80,21 @@ class Breaker:
                 for circuit in self._open(target)
             )
 
-    def passed(self, target: Row, *, encoded: bool) -> bool:
-        """Note that a store was served.
-
-        Args:
-            target: The store's row.
-            encoded: Whether its encoder was asked and answered; without, nothing is known of it.
-
-        Returns:
-            Whether its encoder is back from a rest.
-        """
+    def passed(self, target: Row) -> None:
+        """Note that a store was served; of its encoder nothing is known by that."""
         with self._lock:
             self._end_probe(target)
             self._circuits.pop(target["store"], None)
-            return encoded and self._circuits.pop(encoder_of(target), None) is not None
+
+    def left(self, target: Row) -> None:
+        """Note that what a store was admitted for was not tried."""
+        with self._lock:
+            self._end_probe(target)
+
+    def answered(self, target: Row) -> bool:
+        """Note that a store's encoder answered; whether it is back from a rest."""
+        with self._lock:
+            return self._circuits.pop(encoder_of(target), None) is not None
 
     def failed(self, target: Row, error: Exception) -> Rest:
         """Let a store, or all stores of its encoder, rest: exponentially, or as was asked for."""

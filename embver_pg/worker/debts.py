@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import psycopg
+
 from embver_pg.db import Database, Row
 from embver_pg.worker.lease import call
 
@@ -38,7 +40,11 @@ class Debts:
         if now < self._next:
             return False
         self._next = now + _LOOK
-        if any(self._owes(target, unbuilt) for target in targets()):
+        try:
+            is_owed = any(self._owes(target, unbuilt) for target in targets())
+        except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName):
+            is_owed = True  # a store was dropped meanwhile: look again
+        if is_owed:
             self._paid_since = None
             return False
         self._paid_since = self._paid_since or now

@@ -47,10 +47,15 @@ class Encoders:
         self._loaded: dict[str, Encoder] = {}
         self._verified: dict[tuple[str, int, str], _Verified] = {}
         self._splitters: dict[tuple[str, int, str], chunking.Splitter] = {}
+        self._rates: dict[tuple[str, int, str], float] = {}
 
     def is_ready(self, target: Row) -> bool:
         """Whether :meth:`of` has the encoder, and its canary was asked."""
         return _key(target) in self._verified
+
+    def rate(self, target: Row) -> float | None:
+        """Texts a second that the last look at the canary took; None where there was none."""
+        return self._rates.get(_key(target))
 
     def of(self, target: Row) -> Encoder:
         """The encoder of a row of ``embver_internal.writable_versions()``.
@@ -127,7 +132,10 @@ class Encoders:
                 log.warning("version %s of %r had no canary; it has one now", version, collection)
             found = canary.read(self._database, collection, version)
         if found is not None:
+            began = time.monotonic()
             canary.compare(encoder, found, verified_at=last.at if last else None)
+            seconds = max(time.monotonic() - began, 1e-6)
+            self._rates[_key(target)] = len(found.probes.texts) / seconds
         read_at = found.read_at if found else None
         self._verified[_key(target)] = _Verified(_now(), read_at)
 

@@ -39,7 +39,8 @@ WITH vanished AS MATERIALIZED (
     SELECT i.* FROM {{store}}.lease_items(p_lease) AS i
     INNER JOIN {{schema}}.document AS d ON {{match:d,i}}
     LEFT JOIN {{store}}.embedding AS e ON {{match:e,i}} AND e.chunk = 0
-    WHERE i.job_attempts + 1 >= 5 AND embver.hash(d.content) IS DISTINCT FROM e.content_hash
+    WHERE (p_lease).lease_is_begun AND i.job_attempts + 1 >= 5
+        AND embver.hash(d.content) IS DISTINCT FROM e.content_hash
         AND d.content IS NOT NULL
 ), buried AS (
     -- Without a hash: nobody knows which content it was.
@@ -52,11 +53,12 @@ WITH vanished AS MATERIALIZED (
         dead_error = excluded.dead_error, dead_attempts = excluded.dead_attempts,
         dead_at = excluded.dead_at, waived_at = NULL, waived_by = NULL, waived_reason = NULL
 )
-SELECT {{store}}.requeue_lease(p_lease, ARRAY(SELECT v.ordinal FROM vanished AS v), '0', 1);
+SELECT {{store}}.requeue_lease(p_lease, ARRAY(SELECT v.ordinal FROM vanished AS v), '0',
+    (p_lease).lease_is_begun::int);
 $fn$;
 COMMENT ON FUNCTION {{store}}.expire_lease({{store}}.lease) IS
-'Puts the documents of a lease whose worker is gone back into the queue, one attempt older; at'
-' the fifth they become dead letters instead.';
+'Puts the documents of a lease whose worker is gone back into the queue; where its encoder had'
+' got them, one attempt older, and at the fifth they become dead letters instead.';
 
 CREATE OR REPLACE FUNCTION {{store}}.claim(
     p_worker uuid, p_limit int, p_lease interval DEFAULT '5 min', p_bytes bigint DEFAULT 16777216
@@ -326,6 +328,23 @@ END
 $fn$;
 COMMENT ON FUNCTION {{store}}.give_back(bigint, interval, int) IS
 'Returns a lease to the queue, due after p_delay; false when it was lost already.';
+
+CREATE OR REPLACE FUNCTION {{store}}.begin_lease(p_lease bigint) RETURNS boolean
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+WITH begun AS (
+    UPDATE {{store}}.lease AS l SET lease_is_begun = true
+    WHERE l.lease_seq = p_lease AND l.lease_expires_at >= clock_timestamp()
+        AND EXISTS (SELECT FROM embver_internal.writable_versions() AS w
+            WHERE w.collection = {{collection}} AND w.version = {{version}})
+    RETURNING 1
+)
+
+SELECT EXISTS (SELECT FROM begun);
+$fn$;
+COMMENT ON FUNCTION {{store}}.begin_lease(bigint) IS
+'Called before a lease is encoded: if its worker vanishes now, these documents are suspects. False'
+' where the lease is lost or the version is not written at present: give it back.';
 
 CREATE OR REPLACE FUNCTION {{store}}.extend_leases(
     p_worker uuid, p_lease interval, p_leases bigint[] DEFAULT NULL

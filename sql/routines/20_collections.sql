@@ -145,7 +145,7 @@ BEGIN
                 'index_builder_until'])
             OR v_column ~ '^(job|lease|dead|walk|waived)_(seq|priority|attempts|due_at|enqueued_at'
                 '|worker|claimed_at|expires_at|hash|error|at|by|reason|only|phase|barrier|sweep'
-                '|seen|enqueued|started_at|ended_at)$'
+                '|seen|enqueued|started_at|ended_at|is_begun)$'
             -- Parameters and variables of the store's functions, which the key would hide.
             OR v_column ~ '^[pv]_(worker|limit|chunks|to|after|last|range|lease|leases|bytes|items|hashes|vectors|errors|done'
                 '|delay|failed|max_lag|only|key|reason|builder|for|at|settled|walk|from|seen'

@@ -43,7 +43,9 @@ def test_sigterm_while_encoding(
     options = {"batch": 8, "lease": NEVER, "grace": grace}
     with worker_process(installed.owner, options=options, log=str(log), **config) as process:
         process.wait_for("encoding")
+        until(lambda: len(leases(owner)) == 3, "two leases wait behind it")
         process.terminate()
+        process.wait_for("given_back")  # of those that wait: it has heard of the stop
         process.go_for_good()
         assert process.finish()["written"] == written
         assert process.popen.returncode == 0

@@ -70,6 +70,11 @@ def leased(connection: psycopg.Connection[Row]) -> int:
     return len(connection.execute("SELECT FROM embver_docs_v2.lease").fetchall())
 
 
+def begun(connection: psycopg.Connection[Row]) -> int:
+    rows = connection.execute("SELECT FROM embver_docs_v2.lease WHERE lease_is_begun")
+    return len(rows.fetchall())
+
+
 @pytest.mark.both_versions
 @pytest.mark.parametrize("reports_usage", [True, False])
 def test_a_budget_stops_the_rollout_and_nothing_else(
@@ -279,7 +284,10 @@ def test_a_wait_for_the_rate_can_be_stopped(
     collection = remote.collection("docs")
     collection.start_rollout(2, options={"budget": {"tokens": 10**6}})
     with running(installed, drain=False, batch=20) as worker:
-        until(lambda: endpoint.calls == 1 and leased(owner) == 1, "the second request waits")
+        until(
+            lambda: worker.worker.report.written == 20 and begun(owner) == 1,
+            "the second request waits",
+        )
         # No transaction is open meanwhile; the heart's are short.
         open_ones = (
             "SELECT query FROM pg_stat_activity WHERE datname = current_database()"

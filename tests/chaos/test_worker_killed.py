@@ -37,7 +37,7 @@ def successor(installed: Installed, log: Path) -> None:
         ("claimed", 0),  # leased, not a text was sent
         ("encoding", BATCH),  # sent, and perhaps billed
         ("encoded", BATCH),
-        ("completed", 0),
+        ("completed", 3 * BATCH),  # those behind it: two that wait, one that is encoded
         ("indexed", 0),
     ],
 )
@@ -98,8 +98,9 @@ def test_killed_while_the_server_works_for_it(
     assert_whole(owner)
     counts = encoded(log)
     assert len(counts) == DOCUMENTS
-    # The server finished the statement of a client that was gone: what it wrote stays.
-    assert sum(counts.values()) == DOCUMENTS
+    # The server finished the statement of a client that was gone: what it wrote stays. What was
+    # encoded behind it is lost: in the writer's hand, before it, and in the encoder's hand.
+    assert sum(counts.values()) <= DOCUMENTS + 4 * BATCH
 
 
 @pytest.mark.parametrize("builder_dies", [False, True])

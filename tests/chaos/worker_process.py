@@ -25,6 +25,7 @@ from embver_pg.encoders import Encoder, EncoderSpec, Vectors, load
 from embver_pg.encoders.gate import Gate, gated
 from embver_pg.encoders.probes import PROBES
 from embver_pg.worker import Worker, stop_on_signals
+from tests.waiting import NEVER
 
 _printing = threading.Lock()
 
@@ -94,7 +95,7 @@ def main() -> None:
     )
     worker = Worker(
         Database(config["url"]),
-        **{"poll": 0.05, **config.get("options", {})},
+        **{"poll": 0.05, "batch_seconds": NEVER, **config.get("options", {})},
         encoder_for=lambda spec: loaded(spec, config),
         on_step=lambda name, figures: step(name, figures, config),
     )

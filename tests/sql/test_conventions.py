@@ -44,6 +44,7 @@ SECURITY_DEFINER = {
     "embver_docs_v1.record_norms",
     "embver_docs_v1.use_bridge",
     "embver_docs_v1.drop_bridge",
+    "embver_docs_v1.begin_lease",
     "embver_docs_v1.changed_since",
     "embver_docs_v1.claim",
     "embver_docs_v1.claim_index_build",

@@ -38,14 +38,17 @@ def walk(connection: Connection) -> None:
 
 
 def vanish(connection: Connection, limit: int = 100) -> int:
-    """A worker claims, and is never heard of again: how many documents it took along."""
-    return len(
-        run(
-            connection,
-            "SELECT * FROM embver_docs_v1.claim(gen_random_uuid(), %s, interval '-1 s')",
-            (limit,),
-        )
-    )
+    """A worker encodes, and is never heard of again: how many documents it took along."""
+    rows = claim(connection, limit)
+    if rows:
+        begin = "SELECT embver_docs_v1.begin_lease(%s)"
+        assert value(connection, begin, (rows[0]["lease"],)) is True
+        expire(connection)
+    return len(rows)
+
+
+def expire(connection: Connection) -> None:
+    run(connection, "UPDATE embver_docs_v1.lease SET lease_expires_at = now() - interval '1 s'")
 
 
 def claim(connection: Connection, limit: int = 100) -> list[dict[str, Any]]:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from embver_pg.chunking import Chunker, splitter
 from embver_pg.encoders import EncoderSpec, load
 from embver_pg.errors import InvalidArgument
-from embver_pg.worker.batch import Encoded, Item
-from embver_pg.worker.pieces import cut, places, whole
+from embver_pg.worker.batch import Encoded
+from embver_pg.worker.pieces import cut, settled
 
 pytest.importorskip("semantic_text_splitter", reason="the extra chunking is not installed")
 HASH = load("hash:8")
@@ -135,29 +135,25 @@ def test_a_description_survives_json() -> None:
 
 
 def test_pieces_of_documents_and_back() -> None:
-    items = [Item(1, "aa bb cc", b"1"), Item(2, "dd", b"2")]
-    pieces = cut(items, splitter(Chunker("characters", 5), HASH))
-    assert [(piece.number, piece.content, piece.place) for piece in pieces] == [
-        (1, "aa bb", (0, 0, 5)),
-        (1, "cc", (1, 6, 8)),
-        (2, "dd", (0, 0, 2)),
-    ]
-    assert {piece.content_hash for piece in pieces if piece.number == 1} == {b"1"}
-    assert places(pieces, {}) == ([0, 1, 0], [0, 6, 0], [5, 8, 2])
-    vectors = list(np.eye(3, 8, dtype=np.float32))
-    done = Encoded(list(pieces), vectors)
-    assert whole(done) is done
-    torn = whole(Encoded([pieces[0], pieces[2]], [vectors[0], vectors[2]], [(pieces[1], "bad")], 1))
-    assert [item.number for item in torn.items] == [2]
-    assert torn.vectors[0] is vectors[2]
-    assert torn.failed == [(Item(1, "cc", b"1"), "chunk 1 (characters 6 to 8): bad")]
+    pieces = cut(["aa bb cc", "dd"], splitter(Chunker("characters", 5), HASH))
+    assert pieces.texts == ["aa bb", "cc", "dd"]
+    assert pieces.documents.tolist() == [0, 0, 1]
+    assert pieces.places == [(0, 0, 5), (1, 6, 8), (0, 0, 2)]
+    vectors = np.eye(3, 8, dtype=np.float32)
+    done = settled(pieces, Encoded(vectors))
+    assert done.vectors is vectors
+    assert (done.documents.tolist(), done.reasons, done.places) == ([0, 0, 1], [], pieces.places)
+    torn = settled(pieces, Encoded(vectors, {1: "bad", 0: "worse"}, [2]))
+    assert torn.documents.tolist() == [1, 0]
+    np.testing.assert_array_equal(torn.vectors, vectors[[2]])
+    assert torn.reasons == ["chunk 0 (characters 0 to 5): worse"]
+    assert torn.places == [(0, 0, 2), (None, None, None)]
     assert torn.truncated == 1
-    assert places([item for item, _ in torn.failed], {}) == ([None], [None], [None])
 
 
 def test_whole_documents_pass_as_they_are() -> None:
-    items = [Item(1, "aa bb cc", b"1")]
-    assert cut(items, None) == items
-    assert places(items, None) == (None, None, None)
-    failed = Encoded(failed=[(items[0], "bad")])
-    assert whole(failed) is failed
+    contents = ["aa bb cc", "dd"]
+    pieces = cut(contents, None)
+    assert (pieces.texts, pieces.documents.tolist(), pieces.places) == (contents, [0, 1], None)
+    failed = settled(pieces, Encoded(np.eye(2, 8, dtype=np.float32), {0: "bad"}))
+    assert (failed.documents.tolist(), failed.reasons, failed.places) == ([1, 0], ["bad"], None)

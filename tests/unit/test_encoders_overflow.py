@@ -10,7 +10,7 @@ import pytest
 from embver_pg.encoders import RejectedInputError, load
 from embver_pg.encoders.overflow import noting_truncated
 from embver_pg.errors import InvalidArgument
-from embver_pg.worker.batch import Item, encode_batch
+from embver_pg.worker.batch import encode_batch
 
 MINILM = "sentence-transformers:sentence-transformers/all-MiniLM-L6-v2"
 ENDLESS = "w" * 9000  # one word, and no token for it
@@ -30,10 +30,6 @@ def static_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def items(*texts: str) -> list[Item]:
-    return [Item(number, text, text.encode()) for number, text in enumerate(texts, 1)]
-
-
 def test_what_is_cut_is_counted_and_the_rest_is_not() -> None:
     encoder = load("hash:16", max_tokens=3)
     with noting_truncated() as cut:
@@ -47,20 +43,18 @@ def test_what_is_cut_is_counted_and_the_rest_is_not() -> None:
 
 
 def test_equal_documents_are_counted_each() -> None:
-    outcome = encode_batch(load("hash:16", max_tokens=2), items("a b c", "a b", "a b c"))
-    assert outcome.truncated == 2
-    assert len(outcome.items) == 3
+    outcome = encode_batch(load("hash:16", max_tokens=2), ["a b c", "a b", "a b c"])
+    assert outcome.cut == [0, 2]
 
 
 def test_refused_documents_name_tokens_and_limit() -> None:
     encoder = load("hash:16", max_tokens=3, overflow="refuse")
-    outcome = encode_batch(encoder, items("one two three four", "one two", "1 2 3 4 5"))
-    assert [(item.number, reason) for item, reason in outcome.failed] == [
-        (1, "the document has 4 tokens and the model reads 3"),
-        (3, "the document has 5 tokens and the model reads 3"),
-    ]
-    assert [item.number for item in outcome.items] == [2]
-    assert outcome.truncated == 0
+    outcome = encode_batch(encoder, ["one two three four", "one two", "1 2 3 4 5"])
+    assert outcome.failed == {
+        0: "the document has 4 tokens and the model reads 3",
+        2: "the document has 5 tokens and the model reads 3",
+    }
+    assert outcome.cut == []
     assert encoder.encode_queries(["one two three four"]).shape == (1, 16)
 
 

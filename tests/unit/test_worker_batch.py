@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -21,9 +19,7 @@ from embver_pg.encoders import (
     checked,
     load,
 )
-from embver_pg.worker.background import AbandonedError, Background
-from embver_pg.worker.batch import Item, encode_batch, stacked
-from tests.waiting import NEVER, PATIENCE
+from embver_pg.worker.batch import encode_batch
 
 
 @dataclass
@@ -57,21 +53,25 @@ class Provider:
         return self.inner.encode_documents(texts)
 
 
-def items(texts: Sequence[str]) -> list[Item]:
-    return [
-        Item(number, text, hashlib.sha256(text.encode()).digest())
-        for number, text in enumerate(texts, 1)
-    ]
-
-
 def test_equal_texts_are_encoded_once() -> None:
     provider = Provider()
-    outcome = encode_batch(checked(provider), items(["a", "b", "a", "a"]))
+    outcome = encode_batch(checked(provider), ["a", "b", "a", "a"])
     assert provider.calls == [["a", "b"]]
-    by_number = {item.number: row for item, row in zip(outcome.items, outcome.vectors, strict=True)}
-    assert sorted(by_number) == [1, 2, 3, 4]
-    np.testing.assert_array_equal(by_number[1], by_number[4])
-    np.testing.assert_array_equal(by_number[2], load("hash:8").encode_documents(["b"])[0])
+    a, b = load("hash:8").encode_documents(["a", "b"])
+    np.testing.assert_array_equal(outcome.vectors, [a, b, a, a])
+
+
+def test_each_of_equal_texts_fails_and_is_cut() -> None:
+    bad = RejectedInputError("no")
+    provider = Provider(lambda texts: bad if "b" in texts else None)
+    outcome = encode_batch(checked(provider), ["a", "b", "c", "b"])
+    assert outcome.failed == {1: "no", 3: "no"}
+    np.testing.assert_array_equal(
+        outcome.vectors[[0, 2]], load("hash:8").encode_documents(["a", "c"])
+    )
+    nothing = encode_batch(checked(provider), ["b", "b"])
+    assert (sorted(nothing.failed), nothing.vectors.shape) == ([0, 1], (2, 8))
+    assert encode_batch(checked(provider), []).vectors.shape == (0, 8)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 50])
@@ -89,9 +89,13 @@ def test_bisection_buries_the_poisoned_alone(count: int, poisoned: int, names_th
         return RejectedInputError("no", detail=detail)
 
     provider = Provider(refuse)
-    outcome = encode_batch(checked(provider), items(texts))
-    assert {item.content for item, _ in outcome.failed} == bad
-    assert {item.content for item in outcome.items} == set(texts) - bad
+    outcome = encode_batch(checked(provider), texts)
+    assert {texts[position] for position in outcome.failed} == bad
+    good = [position for position in range(count) if position not in outcome.failed]
+    np.testing.assert_array_equal(
+        outcome.vectors[good],
+        load("hash:8").encode_documents([texts[position] for position in good]),
+    )
     answered = [text for call in provider.calls if not bad & set(call) for text in call]
     assert len(answered) == len(set(answered)) == count - len(bad)  # billed once
     # A refused call has one poisoned text at least: log2(50) halvings for each.
@@ -102,48 +106,18 @@ def test_what_is_no_fault_of_a_document_is_raised() -> None:
     for error in (TransientEncoderError("later"), EncoderRefusedError("the key")):
         provider = Provider(lambda texts, error=error: error)  # type: ignore[misc]
         with pytest.raises(type(error)):
-            encode_batch(checked(provider), items(["a", "b"]))
+            encode_batch(checked(provider), ["a", "b"])
         assert len(provider.calls) == 1
 
 
 def test_an_exception_of_a_library_is_looked_into() -> None:
     provider = Provider(lambda texts: ValueError("bad \0 token \ud800") if "b" in texts else None)
-    outcome = encode_batch(checked(provider), items(["a", "b", "c"]))
-    assert [item.content for item in outcome.items] == ["a", "c"]
-    assert [(item.content, reason) for item, reason in outcome.failed] == [
-        ("b", "ValueError: bad \N{REPLACEMENT CHARACTER} token ?")
-    ]
+    outcome = encode_batch(checked(provider), ["a", "b", "c"])
+    assert outcome.failed == {1: "ValueError: bad \N{REPLACEMENT CHARACTER} token ?"}
     with pytest.raises(MemoryError):
-        encode_batch(checked(Provider(lambda texts: MemoryError())), items(["a", "b"]))
+        encode_batch(checked(Provider(lambda texts: MemoryError())), ["a", "b"])
 
 
 def test_reasons_are_short() -> None:
-    outcome = encode_batch(
-        checked(Provider(lambda texts: RejectedInputError("x" * 9999))), items(["a"])
-    )
-    assert len(outcome.failed[0][1]) == 1000
-
-
-def test_nothing_to_stack() -> None:
-    assert stacked([], 8).shape == (0, 8)
-    assert stacked([np.ones(8, dtype=np.float32)], 8).shape == (1, 8)
-
-
-class TestBackground:
-    def test_results_and_errors_come_back(self) -> None:
-        background, never = Background("test"), threading.Event()
-        names = {background.run(lambda: threading.current_thread().name, never, PATIENCE)}
-        names |= {background.run(lambda: threading.current_thread().name, never, PATIENCE)}
-        assert names == {"test"}
-        with pytest.raises(ZeroDivisionError):
-            background.run(lambda: 1 // 0, never, PATIENCE)
-        background.close()
-
-    def test_a_stop_leaves_the_patience(self) -> None:
-        background, stop, release = Background("test"), threading.Event(), threading.Event()
-        stop.set()
-        assert background.run(lambda: "in time", stop, PATIENCE) == "in time"
-        with pytest.raises(AbandonedError):
-            background.run(lambda: release.wait(NEVER), stop, 0.2)
-        release.set()
-        background.close()
+    outcome = encode_batch(checked(Provider(lambda texts: RejectedInputError("x" * 9999))), ["a"])
+    assert len(outcome.failed[0]) == 1000

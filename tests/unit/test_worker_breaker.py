@@ -66,9 +66,9 @@ def test_one_batch_probes_and_lets_the_others_in(clock: Clock) -> None:
     # What was begun before: of the probing store it may go on, of the others it may not.
     assert breaker.rests(A)
     assert not breaker.rests(B)
-    assert breaker.passed(B, encoded=True)  # it is back
+    assert breaker.answered(B)  # it is back
     assert breaker.admits(A)
-    assert not breaker.passed(A, encoded=True)  # which is no news
+    assert not breaker.answered(A)  # which is no news
     assert breaker.failed(A, AWAY).failures == 1
 
 
@@ -91,9 +91,21 @@ def test_a_probe_with_nothing_to_encode_tells_nothing(clock: Clock) -> None:
     breaker = Breaker(clock)
     clock.now += breaker.failed(A, AWAY).seconds
     assert breaker.admits(A)
-    assert not breaker.passed(A, encoded=False)
+    breaker.passed(A)
     assert breaker.admits(B)  # its turn to probe
     assert breaker.failed(B, AWAY).failures == 2
+
+
+def test_a_probe_that_was_not_tried_is_over(clock: Clock) -> None:
+    """Another store of the encoder fails late: the probe's lease goes back, and the next comes."""
+    breaker = Breaker(clock)
+    clock.now += breaker.failed(B, AWAY).seconds
+    assert breaker.admits(A)
+    rest = breaker.failed(B, AWAY)  # it had been sent before
+    assert breaker.rests(A)
+    breaker.left(A)
+    clock.now += rest.seconds
+    assert breaker.admits(B)
 
 
 def test_the_wait_that_is_asked_for_is_kept(clock: Clock) -> None:
@@ -108,10 +120,11 @@ def test_trouble_of_a_store_is_its_own(clock: Clock) -> None:
     assert rest.what == "a"
     assert not breaker.admits(A)
     assert breaker.admits(B)
-    breaker.passed(B, encoded=True)
+    assert not breaker.answered(B)
+    breaker.passed(B)
     clock.now += rest.seconds
     assert breaker.admits(A)
-    breaker.passed(A, encoded=False)
+    breaker.passed(A)
     assert breaker.failed(A, psycopg.errors.LockNotAvailable("again")).failures == 1
 
 
