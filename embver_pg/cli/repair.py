@@ -61,7 +61,9 @@ def requeue(
     count = run.collection(name).requeue(version, only)
     run.output.emit(
         {"collection": name, "version": version, "only": only, "jobs": count},
-        f"{count:,} documents enqueued.",
+        f"{count:,} documents: the workers encode all of them again, from their next walk on."
+        if only == "all"
+        else f"{count:,} documents enqueued.",
     )
 
 

@@ -39,9 +39,9 @@ WITH vanished AS MATERIALIZED (
     SELECT i.* FROM {{store}}.lease_items(p_lease) AS i
     INNER JOIN {{schema}}.document AS d ON {{match:d,i}}
     LEFT JOIN {{store}}.embedding AS e ON {{match:e,i}} AND e.chunk = 0
-    WHERE (p_lease).lease_is_begun AND i.job_attempts + 1 >= 5
-        AND embver.hash(d.content) IS DISTINCT FROM e.content_hash
-        AND d.content IS NOT NULL
+    WHERE (p_lease).lease_is_begun AND i.job_attempts + 1 >= 5 AND d.content IS NOT NULL
+        AND (embver.hash(d.content) IS DISTINCT FROM e.content_hash
+            OR e.encoded_lease < (SELECT w.walk_renew_lease FROM {{store}}.walk AS w))
 ), buried AS (
     -- Without a hash: nobody knows which content it was.
     INSERT INTO {{store}}.dead_letter AS b ({{keys}}, dead_error, dead_attempts)
@@ -118,7 +118,8 @@ BEGIN
     -- item that comes back without a vector goes back into the queue.
     RETURN QUERY
     SELECT v_lease.lease_seq, i.ordinal,
-        CASE WHEN h.content_hash IS DISTINCT FROM e.content_hash
+        CASE WHEN (h.content_hash IS DISTINCT FROM e.content_hash
+                OR e.encoded_lease < (SELECT w.walk_renew_lease FROM {{store}}.walk AS w))
             AND (i.ordinal = 1 OR sum(length(d.content)) OVER (ORDER BY i.ordinal) <= p_bytes)
             THEN d.content END,
         h.content_hash
@@ -198,6 +199,8 @@ BEGIN
         WHERE {{match:e,f}} AND e.chunk = 0 AND e.content_hash = f.content_hash
             AND e.encoded_lease < p_lease
             AND NOT EXISTS (SELECT FROM result AS r WHERE r.ordinal = f.ordinal)
+            AND e.encoded_lease >= coalesce(
+                (SELECT w.walk_renew_lease FROM {{store}}.walk AS w), 0) /* not to be renewed */
         RETURNING f.ordinal
     ), current AS (
         SELECT f.ordinal FROM fresh AS f

@@ -43,6 +43,7 @@ DECLARE
     v_seen bigint;
     v_enqueued bigint;
     v_requested boolean;
+    v_renewal boolean;
 BEGIN
     SELECT w.* INTO v_walk FROM {{store}}.walk AS w FOR UPDATE SKIP LOCKED;
     IF NOT FOUND OR NOT EXISTS (SELECT FROM embver_internal.writable_versions() AS v
@@ -50,10 +51,16 @@ BEGIN
         RETURN;
     END IF;
 
-    WITH taken AS (DELETE FROM {{store}}.rewalk RETURNING 1)
-    SELECT count(*) > 0 INTO v_requested FROM taken;
+    WITH taken AS (DELETE FROM {{store}}.rewalk RETURNING is_renewal)
+    SELECT count(*) > 0, coalesce(bool_or(t.is_renewal), false) INTO v_requested, v_renewal
+    FROM taken AS t;
     IF v_requested THEN
-        UPDATE {{store}}.walk SET walk_phase = 'pending', walk_sweep = true, walk_ended_at = NULL;
+        UPDATE {{store}}.walk AS w
+        SET walk_phase = 'pending', walk_sweep = true, walk_ended_at = NULL,
+            walk_renewal = w.walk_renewal OR v_renewal,
+            walk_renew_lease = CASE WHEN v_renewal
+                THEN nextval(pg_get_serial_sequence({{store_literal}} || '.lease', 'lease_seq'))
+                ELSE w.walk_renew_lease END;
         v_walk.walk_phase := 'pending';
     END IF;
 
@@ -85,7 +92,12 @@ BEGIN
             -- They may have deleted what was written meanwhile: a first filling, too, looks for it.
             UPDATE {{store}}.walk AS w SET walk_barrier = v_writers,
                 walk_phase = CASE WHEN v_writers = '{}' THEN 'documents' ELSE 'barrier' END,
-                walk_sweep = w.walk_sweep OR EXISTS (SELECT FROM {{store}}.embedding);
+                walk_sweep = w.walk_sweep OR EXISTS (SELECT FROM {{store}}.embedding),
+                -- Completions that did not know of it may have given old vectors younger leases.
+                walk_renewal = w.walk_renewal AND v_writers <> '{}',
+                walk_renew_lease = CASE WHEN w.walk_renewal AND v_writers = '{}'
+                    THEN nextval(pg_get_serial_sequence({{store_literal}} || '.lease', 'lease_seq'))
+                    ELSE w.walk_renew_lease END;
             UPDATE {{store}}.origin_copy
             SET touched_until = pg_snapshot_xmax(pg_current_snapshot())::text::bigint
             WHERE v_writers = '{}' AND touched_until IS NULL;
@@ -97,6 +109,7 @@ BEGIN
             EXECUTE CASE
                 WHEN v_walk.walk_phase = 'documents'
                     AND to_regclass({{store_literal}} || '.origin') IS NOT NULL
+                    AND v_walk.walk_renew_lease IS NULL
                 THEN $sql$SELECT c.seen, c.enqueued FROM {{store}}.copy_page($1, $2) AS c$sql$
                 WHEN v_walk.walk_phase = 'documents' THEN $sql$
                 WITH page AS MATERIALIZED (
@@ -106,7 +119,8 @@ BEGIN
                     INSERT INTO {{store}}.job ({{keys}}, job_priority)
                     SELECT {{keys:p}}, 100 FROM page AS p
                     LEFT JOIN {{store}}.embedding AS e ON {{match:e,p}} AND e.chunk = 0
-                    WHERE embver.hash(p.content) IS DISTINCT FROM e.content_hash
+                    WHERE (embver.hash(p.content) IS DISTINCT FROM e.content_hash
+                            OR e.encoded_lease < ($1).walk_renew_lease)
                         -- What killed workers waits for an edit or a requeue, and no other walk.
                         AND NOT EXISTS (SELECT FROM {{store}}.dead_letter AS b
                             WHERE {{match:b,p}} AND b.dead_hash IS NULL)
@@ -246,16 +260,20 @@ BEGIN
             SELECT {{keys:x}} FROM found AS x
             WHERE x.difference = p_only OR (p_only = 'stale' AND x.difference = 'orphaned');
         WHEN 'all' THEN
-            -- A hash that fits nothing makes every vector stale, so that it is encoded again.
-            UPDATE {{store}}.embedding SET content_hash = '\x';
+            -- The walk enqueues them, in bounded steps: it locks no vector, and whatever is
+            -- under way or dies meanwhile, old vectors are told by their leases.
+            INSERT INTO {{store}}.rewalk (is_renewal) VALUES (true);
             INSERT INTO {{store}}.job ({{keys}}, job_priority)
-            SELECT {{keys:d}}, 100 FROM {{schema}}.document AS d;
+            SELECT {{keys:b}}, 100 FROM {{store}}.dead_letter AS b
+            WHERE b.dead_hash IS NULL;  -- no walk does
+            RETURN (SELECT count(*) FROM {{schema}}.document);
     END CASE;
     GET DIAGNOSTICS v_count = ROW_COUNT;
     RETURN v_count;
 END
 $fn$;
-COMMENT ON FUNCTION {{store}}.requeue(text) IS 'Enqueues failed, missing, stale or all documents.';
+COMMENT ON FUNCTION {{store}}.requeue(text) IS
+'Enqueues failed, missing or stale documents, or asks the workers to encode all of them again.';
 
 CREATE OR REPLACE FUNCTION {{store}}.waive(p_key jsonb, p_reason text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT

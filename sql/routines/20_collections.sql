@@ -145,11 +145,11 @@ BEGIN
                 'index_builder_until'])
             OR v_column ~ '^(job|lease|dead|walk|waived)_(seq|priority|attempts|due_at|enqueued_at'
                 '|worker|claimed_at|expires_at|hash|error|at|by|reason|only|phase|barrier|sweep'
-                '|seen|enqueued|started_at|ended_at|is_begun)$'
+                '|seen|enqueued|started_at|ended_at|is_begun|renewal|renew_lease)$'
             -- Parameters and variables of the store's functions, which the key would hide.
             OR v_column ~ '^[pv]_(worker|limit|chunks|to|after|last|range|lease|leases|bytes|items|hashes|vectors|errors|done'
                 '|delay|failed|max_lag|only|key|reason|builder|for|at|settled|walk|from|seen'
-                '|enqueued|requested|count|query|hits|exact|iterative|source|condition|setting|rows'
+                '|enqueued|requested|renewal|count|query|hits|exact|iterative|source|condition|setting|rows'
                 '|bridge|page|norms|pass|older|newer|step)$'
             OR v_column ~ '^[$][0-9]+$' THEN
             PERFORM embver_internal.refuse_source(p_source,

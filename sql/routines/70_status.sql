@@ -50,7 +50,8 @@ BEGIN
 END
 $fn$;
 COMMENT ON FUNCTION embver.requeue(text, int, text) IS
-'Enqueues dead letters (failed), what verify finds (missing, stale) or everything (all) again.';
+'Enqueues dead letters (failed) or what verify finds (missing, stale) again, or asks the workers to'
+' encode everything (all) again.';
 
 CREATE OR REPLACE FUNCTION embver.waive(collection text, version int, key jsonb, reason text)
 RETURNS void

@@ -23,6 +23,7 @@ VERBS = {
     "promote": "SELECT embver.promote('docs', true, 'chaos')",
     "rollback": "SELECT embver.rollback('docs', 'chaos')",
     "requeue missing": "SELECT embver.requeue('docs', %(version)s, 'missing')",
+    "requeue all": "SELECT embver.requeue('docs', %(version)s, 'all')",
     "requeue failed": "SELECT embver.requeue('docs', %(version)s, 'failed')",
     "refresh": "SELECT embver.refresh_collection('docs')",
 }
@@ -36,6 +37,7 @@ PLANS: Sequence[tuple[str, ...]] = (
     ("pause", "resume"),
     ("promote",),
     ("requeue missing", "requeue failed"),
+    ("requeue all",),
     ("refresh",),
 )
 

@@ -290,6 +290,7 @@ def rewritten_under_snapshot(stage: Stage, change: str, isolation: str) -> None:
     """
     stage.fill()
     stage.owner.run("SELECT embver.requeue('docs', 1, 'all')")
+    stage.walk()
     application = stage.session()
     application.begin(isolation)
     application.run("SELECT FROM docs")
@@ -443,6 +444,7 @@ def writers_never_wait_for_encoding(stage: Stage) -> None:
     """
     stage.fill()
     stage.owner.run("SELECT embver.requeue('docs', 1, 'all')")
+    stage.walk()
     lease = stage.must_claim()
     application = stage.session()
     application.run("SET lock_timeout = '1ms'")
