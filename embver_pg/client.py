@@ -19,6 +19,7 @@ from embver_pg.agreement import Agreement
 from embver_pg.chunking import Chunker, splitter
 from embver_pg.db import DATABASE_URL, Database, Row, open_connection, resolve_url
 from embver_pg.encoders import Encoder, EncoderSpec, checked, load
+from embver_pg.encoders.blame import blaming
 from embver_pg.encoders.probes import encode_probes
 from embver_pg.errors import (
     InvalidArgument,
@@ -442,7 +443,9 @@ class Collection:
         is_encoder = hasattr(type(encoder), "encode_documents")
         loaded = cast(Encoder, encoder) if is_encoder else load(cast(Any, encoder), **options)
         # A fingerprint names one space: a model that changed behind it needs another name.
-        known = canary.read_by_fingerprint(self._database, loaded.fingerprint)
+        with blaming(loaded.spec):
+            fingerprint, dimensions = loaded.fingerprint, loaded.dimensions
+        known = canary.read_by_fingerprint(self._database, fingerprint)
         if known is not None:
             canary.compare(loaded, known)
         cut = None if chunker is None else Chunker.from_json(chunker)
@@ -450,8 +453,8 @@ class Collection:
             splitter(cut, loaded)  # said now, not by the first worker
         return versions.VersionSpec(
             encoder=loaded.spec,
-            fingerprint=loaded.fingerprint,
-            dimensions=loaded.dimensions,
+            fingerprint=fingerprint,
+            dimensions=dimensions,
             metric=metric,
             element_type=element_type,
             index=index or versions.DEFAULT_INDEX,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,12 @@ class DatabaseFailure(EmbverError):
     code = "database"
 
 
+class EncoderFailure(EmbverError):
+    """An encoder raised an exception of its own; the detail has its type."""
+
+    code = "encoder"
+
+
 def explained(error: Exception, session: Session) -> EmbverError | None:
     """The error to show, or None for one that is a fault of this program.
 
@@ -50,13 +57,31 @@ def explained(error: Exception, session: Session) -> EmbverError | None:
         return _usage(error)
     original = getattr(error, "orig", error)  # SQLAlchemy wraps what the driver raised
     if type(original).__module__.partition(".")[0] not in ("psycopg", "psycopg_pool"):
-        return None
+        return _of_encoder(error, session)
     import psycopg
 
     if not isinstance(original, psycopg.Error):
         return None
     ours = from_database(original)
     return ours if isinstance(ours, EmbverError) else _database(original, session)
+
+
+def _of_encoder(error: Exception, session: Session) -> EncoderFailure | None:
+    """What an encoder raised; None for a fault of this program."""
+    from embver_pg.encoders.blame import encoder_of
+
+    name = encoder_of(error)
+    if name is None:
+        return None
+    what = type(error).__name__
+    detail: dict[str, Any] = {"encoder": name, "exception": what}
+    hint = "It is the encoder's own error: see that its model, its packages and its memory are as"
+    hint += " it needs them."
+    if session.output.json_mode:
+        detail["traceback"] = "".join(traceback.format_exception(error))
+    else:
+        hint += " The same command with --json shows where it was raised."
+    return EncoderFailure(f"The encoder {name} failed: {what}: {error}", detail=detail, hint=hint)
 
 
 def _usage(error: Any) -> UsageProblem:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embver_pg.encoders.base import Encoder, RejectedInputError, Vectors
+from embver_pg.encoders.blame import blaming
 from embver_pg.encoders.wrapped import Wrapped
 from embver_pg.errors import DimensionMismatch, InvalidArgument
 
@@ -108,7 +109,9 @@ class CheckedEncoder(Wrapped):
     def _checked(self, encode: Callable[[Sequence[str]], Vectors], texts: Sequence[str]) -> Vectors:
         if not texts:
             return np.zeros((0, self.dimensions), dtype=np.float32)
-        return validate(encode(texts), len(texts), self.dimensions, cosine=self.cosine)
+        with blaming(self.spec):
+            found, dimensions = encode(texts), self.dimensions
+        return validate(found, len(texts), dimensions, cosine=self.cosine)
 
 
 def checked(encoder: Encoder, *, cosine: bool = False) -> Encoder:

@@ -19,6 +19,7 @@ from embver_pg.encoders.base import (
     RejectedInputError,
     Vectors,
 )
+from embver_pg.encoders.blame import blaming
 from embver_pg.encoders.checks import CheckedEncoder, validate
 
 # Each shows something that another model, tokenizer or truncation would do otherwise. Versions
@@ -142,7 +143,9 @@ def _one_by_one(encoder: Encoder, texts: Sequence[str]) -> list[tuple[int, Vecto
 def _encode(encoder: Encoder, texts: Sequence[str]) -> Vectors:
     # A zero vector, which the check for the cosine metric refuses, is an answer here.
     inner = encoder.inner if isinstance(encoder, CheckedEncoder) else encoder
-    return validate(inner.encode_documents(list(texts)), len(texts), encoder.dimensions)
+    with blaming(encoder.spec):
+        found, dimensions = inner.encode_documents(list(texts)), encoder.dimensions
+    return validate(found, len(texts), dimensions)
 
 
 def _cosines(one: Vectors, other: Vectors) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
 
 from embver_pg.encoders.base import Encoder, EncoderSpec
+from embver_pg.encoders.blame import blaming
 from embver_pg.encoders.identity import local_directory
 from embver_pg.errors import EmbverError, InvalidArgument
 
@@ -89,7 +90,9 @@ def load(spec_or_uri: EncoderSpec | Mapping[str, Any] | str, **options: Any) -> 
         spec = _merged(EncoderSpec.from_json(spec_or_uri), options)
     else:
         spec = parse_uri(spec_or_uri, **options)
-    encoder = _factory(spec.provider)(spec)
+    factory = _factory(spec.provider)
+    with blaming(spec):
+        encoder = factory(spec)
     # dir() and not hasattr(): asking for the dimensions may call an endpoint.
     lacking = sorted(_PROTOCOL - set(dir(encoder)))
     if lacking:

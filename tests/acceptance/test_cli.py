@@ -372,6 +372,30 @@ def operator(installed: Installed) -> Iterator[str]:
             admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
 
+def test_an_encoder_that_raises_is_named(filled: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(encoder: object, texts: object) -> object:
+        raise RuntimeError("CUDA out of memory")
+
+    for method in ("encode_documents", "encode_queries"):
+        monkeypatch.setattr(f"embver_pg.encoders.hashing.HashEncoder.{method}", fails)
+    for arguments in (
+        ("search", "docs", "title5"),
+        ("version", "add", "docs", "hash:8"),
+        ("worker", "--drain"),
+    ):
+        if arguments[0] == "worker":
+            with psycopg.connect(filled.url, autocommit=True) as owner:
+                owner.execute("UPDATE docs SET body = 'changed' WHERE id = 5")
+        found = filled(*arguments, code=1).err
+        assert "failed: RuntimeError: CUDA out of memory" in found, arguments
+        assert "error: The encoder hash:" in found
+        assert "hint: It is the encoder's own error" in found
+        assert "Traceback" not in found.partition("error: The encoder")[2]
+    shown = json.loads(filled("--json", "search", "docs", "title5", code=1).err)["error"]
+    assert shown["detail"]["encoder"] == "hash:256"
+    assert "in fails" in shown["detail"]["traceback"]
+
+
 def test_roles_are_told_what_they_lack(
     installed: Installed, filled: Here, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,7 +30,9 @@ from embver_pg.encoders import (
     validate,
 )
 from embver_pg.encoders import registry as registry_module
+from embver_pg.encoders.blame import encoder_of
 from embver_pg.encoders.identity import content_identity
+from embver_pg.encoders.probes import encode_probes
 from embver_pg.errors import DimensionMismatch, EmbverError, InvalidArgument
 
 BASE = EncoderSpec("openai", "some-model", revision="r1", query_prompt="query: ")
@@ -253,6 +255,17 @@ class Lengths:
 class Half:
     def __init__(self, spec):
         self.spec = spec
+
+class Failing(Lengths):
+    def __init__(self, spec):
+        super().__init__(spec)
+        if spec.model == "made":
+            raise OSError("no such weights")
+
+    def encode_documents(self, texts):
+        raise RuntimeError("CUDA out of memory")
+
+    encode_queries = encode_documents
 '''
 
 
@@ -269,6 +282,7 @@ def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "made = acme_lengths:Lengths.made\n"
         "half = acme_lengths:Half\n"
         "broken = acme_missing:Nothing\n"
+        "failing = acme_lengths:Failing\n"
         "hash = acme_lengths:Lengths\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -288,6 +302,23 @@ def test_a_plug_in_is_found_by_its_entry_point() -> None:
         load("half:x")
     with pytest.raises(InvalidArgument, match="cannot be loaded"):
         load("broken:x")
+
+
+@pytest.mark.usefixtures("plug_in")
+def test_what_an_encoder_raises_says_which_one_it_was() -> None:
+    with pytest.raises(OSError, match="no such weights") as made:
+        load("failing:made")
+    assert encoder_of(made.value) == "failing:made"
+    encoder = load("failing:used")
+    for call in (
+        checked(encoder).encode_documents,
+        checked(encoder).encode_queries,
+        lambda texts: encode_probes(encoder, texts),
+    ):
+        with pytest.raises(RuntimeError, match="out of memory") as used:
+            call(["a text"])
+        assert encoder_of(used.value) == "failing:used"
+    assert encoder_of(RuntimeError("not of an encoder")) is None
 
 
 def test_built_ins_need_no_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
