@@ -286,6 +286,37 @@ def test_a_deleted_document_takes_its_dead_letter_along(
     assert_whole(owner)
 
 
+@pytest.mark.parametrize("settled", ["edited back", "emptied", "deleted"])
+def test_a_dead_letter_keeps_the_vector_of_its_former_text(
+    owner: psycopg.Connection[Row], remote: Embver, endpoint: FakeEndpoint, settled: str
+) -> None:
+    """It is found by what it said before, counted as stale, and settled without the encoder."""
+    remote.drain()
+    endpoint.faults.reject_containing = "poison"
+    owner.execute("CREATE TABLE former AS SELECT * FROM docs WHERE id = 2")
+    owner.execute("UPDATE docs SET body = 'poison' WHERE id = 2")
+    assert remote.drain().failed == 1
+    docs = remote.collection("docs")
+    assert docs.verify(1) == {"missing": 0, "stale": 1, "orphaned": 0}
+    stored = owner.execute("SELECT embedding::text FROM embver_docs_v1.embedding WHERE id = 2")
+    assert stored.rowcount == 1
+    endpoint.forget()
+    owner.execute(
+        {
+            "edited back": "UPDATE docs d SET body = f.body FROM former f WHERE f.id = d.id",
+            "emptied": "UPDATE docs SET body = NULL WHERE id = 2",
+            "deleted": "DELETE FROM docs WHERE id = 2",
+        }[settled].encode()
+    )
+    remote.drain()
+    # The canary of a new worker is all that the endpoint is asked for.
+    assert {text for request in endpoint.requests for text in request["input"]} <= set(PROBES)
+    assert docs.verify(1) == {"missing": 0, "stale": 0, "orphaned": 0}
+    assert count_dead(owner) == 0
+    left = owner.execute("SELECT FROM embver_docs_v1.embedding WHERE id = 2").rowcount
+    assert left == (settled == "edited back")
+
+
 def count_dead(connection: psycopg.Connection[Row]) -> int:
     return len(connection.execute("SELECT FROM embver.dead_letters").fetchall())
 
