@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from embver_pg.encoders import Encoder, EncoderSpec
     from embver_pg.errors import EmbverError
     from embver_pg.planning import Plan
+    from embver_pg.query_cache import QueryCache
 
 __all__ = [
     "Collection",
@@ -21,6 +22,7 @@ __all__ = [
     "EncoderSpec",
     "Hit",
     "Plan",
+    "QueryCache",
     "connect",
 ]
 
@@ -32,6 +34,7 @@ _HOMES = {
     "EncoderSpec": "embver_pg.encoders",
     "Hit": "embver_pg.client",
     "Plan": "embver_pg.planning",
+    "QueryCache": "embver_pg.query_cache",
     "connect": "embver_pg.client",
 }
 

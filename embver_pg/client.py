@@ -32,6 +32,7 @@ from embver_pg.evaluation.golden_files import GoldenSet, read_golden_set
 from embver_pg.evaluation.run import Evaluation, Gate, evaluate_version, record_gate
 from embver_pg.planning import Plan, make_plan
 from embver_pg.planning.plan import DEFAULT_SAMPLE
+from embver_pg.query_cache import Queries, QueryCache, open_cache
 from embver_pg.verifying import verify_in_steps
 from embver_pg.worker import Worker, WorkerReport
 
@@ -63,17 +64,25 @@ class Hit:
         return values[0] if len(values) == 1 else values
 
 
-def connect(url: str | None = None, *, install: bool | None = None) -> Embver:
+def connect(
+    url: str | None = None,
+    *,
+    install: bool | None = None,
+    query_cache: int | QueryCache | None = None,
+) -> Embver:
     """Open a database.
 
     Args:
         url: A PostgreSQL URL; else ``EMBVER_DATABASE_URL``, else the embedded server.
         install: Install the schema where it is missing; by default only on the embedded server.
+        query_cache: Keep the vectors of so many queries, or keep them in this cache; by default
+            every search encodes its text.
 
     Raises:
-        InvalidArgument: The URL is malformed, or no server answers there.
+        InvalidArgument: The URL is malformed, no server answers there, or it is no cache.
         IncompatibleSchema: The schema is of another release.
     """
+    cache = open_cache(query_cache)
     embedded = not (url or os.environ.get(DATABASE_URL))
     resolved = resolve_url(url)
     if embedded if install is None else install:
@@ -81,14 +90,15 @@ def connect(url: str | None = None, *, install: bool | None = None) -> Embver:
             missing = schema.revision(connection) is None
         if missing:
             schema.init(resolved)
-    return Embver(Database(resolved))
+    return Embver(Database(resolved), cache)
 
 
 class Embver:
     """A database with embver-pg installed. Safe to share between threads."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, query_cache: QueryCache | None = None) -> None:
         self.database = database
+        self.queries = Queries(query_cache)
         self._encoders: dict[str, Encoder] = {}
 
     def __enter__(self) -> Embver:
@@ -197,18 +207,36 @@ class Embver:
             EmbverError: The encoder cannot answer.
         """
         if fingerprint not in self._encoders:
-            encoder = load(EncoderSpec.from_json(spec))
-            if encoder.fingerprint != fingerprint:
-                raise SpaceChanged(
-                    "The encoder is not the one that the version was made with.",
-                    detail={"expected": fingerprint, "found": encoder.fingerprint},
-                    hint="Install the same model files that the version names.",
-                )
-            known = canary.read_by_fingerprint(self.database, fingerprint)
-            if known is not None:
-                canary.compare(encoder, known)
-            self._encoders[fingerprint] = checked(encoder, cosine=cosine)
+            try:
+                self._encoders[fingerprint] = self._verified(spec, fingerprint, cosine)
+            except SpaceChanged:
+                self.queries.forget(fingerprint)
+                raise
         return self._encoders[fingerprint]
+
+    def forget_ended(self) -> None:
+        """Empty the query cache of spaces that no live version has any more."""
+        if self.queries.cache is not None:
+            live = self.database.value(
+                "SELECT ARRAY(SELECT DISTINCT v.fingerprint FROM embver_internal.route AS t"
+                " INNER JOIN embver_internal.collection AS c ON c.name = t.collection"
+                " INNER JOIN embver_internal.version AS v"
+                " ON v.collection_id = c.collection_id AND v.version = ANY (t.live))"
+            )
+            self.queries.retain(live)
+
+    def _verified(self, spec: Mapping[str, Any], fingerprint: str, cosine: bool) -> Encoder:
+        encoder = load(EncoderSpec.from_json(spec))
+        if encoder.fingerprint != fingerprint:
+            raise SpaceChanged(
+                "The encoder is not the one that the version was made with.",
+                detail={"expected": fingerprint, "found": encoder.fingerprint},
+                hint="Install the same model files that the version names.",
+            )
+        known = canary.read_by_fingerprint(self.database, fingerprint)
+        if known is not None:
+            canary.compare(encoder, known)
+        return checked(encoder, cosine=cosine)
 
 
 class Collection:
@@ -682,6 +710,7 @@ class Collection:
                 routed = self._database.rows(
                     "SELECT * FROM embver.route(%s, %s, %s)", (self.name, route_key, mode)
                 )
+            self.embver.forget_ended()
             try:
                 return self._search(
                     [(row["version"], self._encode(row, text)) for row in routed],
@@ -726,9 +755,12 @@ class Collection:
         return self._search([(version, encoded)], k, None, filter, mode, options)
 
     def _encode(self, row: Row, text: str) -> np.ndarray[Any, Any]:
-        encoder = self.embver.encoder(row["encoder"], row["fingerprint"])
-        vector: np.ndarray[Any, Any] = encoder.encode_queries([text])[0]
-        return vector
+        def encode() -> np.ndarray[Any, Any]:
+            encoder = self.embver.encoder(row["encoder"], row["fingerprint"])
+            vector: np.ndarray[Any, Any] = encoder.encode_queries([text])[0]
+            return vector
+
+        return self.embver.queries.vector(row["fingerprint"], text, encode)
 
     def _search(
         self,
