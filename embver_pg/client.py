@@ -28,8 +28,10 @@ from embver_pg.errors import (
     UnsupportedSource,
     VersionNotFound,
 )
+from embver_pg.evaluation.ann import GOAL, QUERIES, AnnReport, measure_ann
 from embver_pg.evaluation.golden_files import GoldenSet, read_golden_set
 from embver_pg.evaluation.run import Evaluation, Gate, evaluate_version, record_gate
+from embver_pg.evaluation.sampling import NOISE, sample_queries
 from embver_pg.planning import Plan, make_plan
 from embver_pg.planning.plan import DEFAULT_SAMPLE
 from embver_pg.query_cache import Queries, QueryCache, open_cache
@@ -838,6 +840,58 @@ class Collection:
             exact=exact,
             advance=advance,
         )
+
+    def evaluate_ann(
+        self,
+        version: int,
+        *,
+        k: int = 10,
+        queries: int = QUERIES,
+        golden_set: str | None = None,
+        encode: bool = True,
+        values: Sequence[int] | None = None,
+        goal: float = GOAL,
+        advance: Callable[[int], None] = lambda count: None,
+    ) -> AnnReport:
+        """Compare the index of a version with exact search, and keep the figures.
+
+        Args:
+            version: The version's number.
+            k: How many documents a search asks for.
+            queries: How many queries: the golden set's first, then stored vectors with noise.
+            golden_set: Its name; default the newest, if there is one.
+            encode: False queries with stored vectors only: no encoder is asked.
+            values: Of the search option (``ef_search``), in place of the usual ones.
+            goal: The recall that is wanted.
+            advance: Told how many queries are done.
+
+        Raises:
+            InvalidArgument: The version has no index, or there is nothing to query with.
+            NotReady: The index is not valid.
+        """
+        row = self.version(version)
+        sample = sample_queries(
+            self._database,
+            self.name,
+            [row],
+            count=queries,
+            golden_set=golden_set,
+            encoder=self._version_encoder if encode else None,
+            noise=NOISE,
+        )
+        return measure_ann(
+            self._database,
+            self.name,
+            row,
+            sample,
+            k=k,
+            values=values,
+            goal=goal,
+            advance=advance,
+        )
+
+    def _version_encoder(self, row: Row) -> Encoder:
+        return self.embver.encoder(row["encoder"], row["fingerprint"])
 
     def gate(
         self,

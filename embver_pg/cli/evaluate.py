@@ -8,6 +8,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from embver_pg.cli.evaluate_ann import evaluate_ann
 from embver_pg.cli.params import Name, numbers
 from embver_pg.cli.progress import progress
 from embver_pg.cli.render import table
@@ -25,6 +26,10 @@ _METRICS = {"ndcg": "nDCG", "recall": "recall", "mrr": "MRR"}
 def evaluate(
     ctx: typer.Context,
     name: Name,
+    version: Annotated[
+        int | None,
+        typer.Argument(metavar="[VERSION]", help="Of this version alone. [see --versions]"),
+    ] = None,
     versions: Annotated[
         str | None,
         typer.Option(
@@ -48,15 +53,46 @@ def evaluate(
     alpha: Annotated[
         float | None, typer.Option(help="Error rate of a wrong pass. [the rollout's]")
     ] = None,
+    ann: Annotated[
+        bool, typer.Option("--ann", help="Compare the index with exact search instead.")
+    ] = False,
+    queries: Annotated[int, typer.Option(min=2, help="With --ann: how many queries.")] = 300,
+    stored: Annotated[
+        bool,
+        typer.Option(
+            "--stored", help="With --ann: query with stored vectors; no encoder is asked."
+        ),
+    ] = False,
+    goal: Annotated[float, typer.Option(help="With --ann: the recall that is wanted.")] = 0.95,
 ) -> None:
     """Run a golden set through the SQL search of versions, and keep the figures.
 
     Of two versions the gate is decided and kept: is the second not worse than the first by more
     than the margin? Exit code 3 where it is not shown.
+
+    With --ann: how many of the exact answers the index of one version finds, for several settings,
+    and the smallest that reaches the goal. Exit code 3 where none does.
     """
     run = session(ctx)
     collection = run.collection(name)
-    chosen = numbers(versions, "--versions") or _default_versions(collection)
+    if version is not None and versions is not None:
+        raise typer.BadParameter("name VERSION or --versions", param_hint="--versions")
+    chosen = numbers(versions, "--versions") or ([version] if version is not None else [])
+    chosen = chosen or _default_versions(collection)
+    if ann:
+        if len(chosen) > 1 and versions is not None:
+            raise typer.BadParameter("--ann takes one version", param_hint="--versions")
+        evaluate_ann(
+            run,
+            collection,
+            chosen[-1],
+            k=k,
+            queries=queries,
+            golden=golden,
+            stored=stored,
+            goal=goal,
+        )
+        return
     chosen_metric = metric or _rollout_metric(collection)
     if chosen_metric not in _METRICS:
         raise typer.BadParameter(f"{metric!r} is not ndcg, recall or mrr", param_hint="--metric")

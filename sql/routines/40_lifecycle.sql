@@ -113,6 +113,7 @@ BEGIN
                 WHEN 'margin' THEN (v_option.value #>> '{}')::float8 BETWEEN 0 AND 1
                 WHEN 'alpha' THEN (v_option.value #>> '{}')::float8 BETWEEN 0.0001 AND 0.5
                 WHEN 'max_changed' THEN (v_option.value #>> '{}')::float8 BETWEEN 0 AND 1
+                WHEN 'ann' THEN embver_internal.is_ann_option(v_option.value)
                 WHEN 'max_lag' THEN (v_option.value #>> '{}')::interval > '0'
                 WHEN 'max_age' THEN (v_option.value #>> '{}')::interval > '0'
                 -- The price may be the encoder's; start_rollout knows.
@@ -128,7 +129,7 @@ BEGIN
                     v_option.value),
                 jsonb_build_object('option', v_option.key, 'value', v_option.value,
                     'defaults', v_defaults),
-                'options are metric, k, margin, alpha, max_lag, max_age, max_changed and budget');
+                'options are metric, k, margin, alpha, max_lag, max_age, max_changed, ann and budget');
         END IF;
     END LOOP;
     RETURN v_options;
@@ -529,15 +530,18 @@ BEGIN
                     embver_internal.source_owner(v_collection.source))
                 ELSE 'let the workers finish: embver worker --drain' END);
     END IF;
-    IF v_active IS NOT NULL THEN
-        BEGIN
+    BEGIN
+        PERFORM embver_internal.check_ann_recall(v_collection, v_rollout);
+        IF v_active IS NOT NULL THEN
             v_gate := embver_internal.check_gate(v_collection, v_rollout, v_active);
-        EXCEPTION WHEN SQLSTATE 'VM014' THEN
-            IF NOT coalesce(force, false) THEN
-                RAISE;
-            END IF;
-            GET STACKED DIAGNOSTICS v_overridden = PG_EXCEPTION_DETAIL;
-        END;
+        END IF;
+    EXCEPTION WHEN SQLSTATE 'VM014' THEN
+        IF NOT coalesce(force, false) THEN
+            RAISE;
+        END IF;
+        GET STACKED DIAGNOSTICS v_overridden = PG_EXCEPTION_DETAIL;
+    END;
+    IF v_active IS NOT NULL THEN
         PERFORM embver_internal.change_state(
             embver_internal.find_version(v_collection.collection_id, v_active), 'fallback',
             'promote', reason, v_rollout.rollout_id);

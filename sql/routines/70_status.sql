@@ -254,6 +254,15 @@ FROM embver_internal.golden_set AS s
 INNER JOIN embver_internal.collection AS c ON c.collection_id = s.collection_id;
 COMMENT ON VIEW embver.golden_sets IS 'Golden sets and their versions.';
 
+CREATE OR REPLACE VIEW embver.ann_recalls WITH (security_invoker) AS
+SELECT c.name AS collection, a.version, a.k, a.setting, a.value, a.recall, a.lower_bound,
+    a.upper_bound, a.golden_queries, a.stored_queries, a.seconds, a.documents, a.index_spec,
+    a.measured_at, a.measured_by
+FROM embver_internal.ann_recall AS a
+INNER JOIN embver_internal.collection AS c ON c.collection_id = a.collection_id;
+COMMENT ON VIEW embver.ann_recalls IS
+'Recall of indexes against exact search, a row for each setting that was tried.';
+
 CREATE OR REPLACE VIEW embver.evaluations WITH (security_invoker) AS
 SELECT e.evaluation_id, c.name AS collection, e.version, s.name AS golden_set, s.set_version,
     e.mode, e.exact, e.k, e.queries, e.ndcg, e.recall, e.mrr, e.documents, e.started_at,

@@ -1,0 +1,10 @@
+"""Measured recall of indexes, and calibrations of scores."""
+
+from embver_pg.schema import run_file
+
+revision = "core_0007"
+down_revision = "core_0006"
+
+
+def upgrade() -> None:
+    run_file("schema/core/0007_measures.sql")
