@@ -2,9 +2,9 @@
 
 from embver_pg.schema import run_file
 
-revision = "core_0007"
-down_revision = "core_0006"
+revision = "core_0008"
+down_revision = "core_0007"
 
 
 def upgrade() -> None:
-    run_file("schema/core/0007_measures.sql")
+    run_file("schema/core/0008_measures.sql")
