@@ -272,4 +272,4 @@ END
 $fn$;
 COMMENT ON FUNCTION embver_internal.check_ann_recall(
     embver_internal.collection, embver_internal.rollout
-) IS 'VM014 where the rollout''s option ann asks for a recall that was not measured, or not reached.';
+) IS 'VM014 where the option ann asks for a recall that was not measured, or not reached.';

@@ -1,5 +1,4 @@
--- What was measured of a version besides its golden set: its index against exact search, and its
--- scores against those of the version that thresholds were set for.
+-- What was measured of a version besides its golden set: its index against exact search.
 
 CREATE TABLE embver_internal.ann_recall (
     ann_recall_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -34,27 +33,3 @@ COMMENT ON COLUMN embver_internal.ann_recall.lower_bound IS
 'Of the two-sided 95 % t interval of the mean over the queries.';
 COMMENT ON COLUMN embver_internal.ann_recall.golden_queries IS
 'Queries of the golden set, encoded; the others are stored vectors with noise.';
-
-CREATE TABLE embver_internal.calibration (
-    collection_id int NOT NULL,
-    version int NOT NULL,
-    reference int NOT NULL,
-    scores float8[] NOT NULL,
-    reference_scores float8[] NOT NULL,
-    golden_queries int NOT NULL DEFAULT 0,
-    stored_queries int NOT NULL DEFAULT 0,
-    pairs int NOT NULL DEFAULT 0,
-    fitted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    fitted_by text NOT NULL DEFAULT session_user,
-    PRIMARY KEY (collection_id, version),
-    FOREIGN KEY (collection_id, version) REFERENCES embver_internal.version ON DELETE CASCADE,
-    CONSTRAINT calibration_knots_check CHECK (
-        cardinality(scores) = cardinality(reference_scores) AND cardinality(scores) <= 66
-    ),
-    CONSTRAINT calibration_reference_check CHECK (
-        (version = reference) = (cardinality(scores) = 0)
-    )
-);
-COMMENT ON TABLE embver_internal.calibration IS
-'A monotone map from the scores of a version to those of the reference, by knots: scores rise,'
-' reference_scores do not fall. The reference itself has none: the identity.';

@@ -1,4 +1,4 @@
-"""Measured recall of indexes, and calibrations of scores."""
+"""The recall of indexes against exact search, as measured."""
 
 from embver_pg.schema import run_file
 
@@ -7,4 +7,4 @@ down_revision = "core_0007"
 
 
 def upgrade() -> None:
-    run_file("schema/core/0008_measures.sql")
+    run_file("schema/core/0008_ann_recall.sql")
