@@ -1,0 +1,1 @@
+"""The map from an older version's vectors into a newer version's space."""
