@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 
 from embver_pg import adoption, canary, codec, schema, versions
 from embver_pg.agreement import Agreement
+from embver_pg.bridge import build
 from embver_pg.chunking import Chunker, splitter
 from embver_pg.db import DATABASE_URL, Database, Row, open_connection, resolve_url
 from embver_pg.encoders import Encoder, EncoderSpec, checked, load
@@ -633,6 +634,29 @@ class Collection:
         """The rollouts, newest first."""
         return self._database.rows(
             "SELECT * FROM embver.rollouts WHERE collection = %s ORDER BY rollout_id DESC",
+            (self.name,),
+        )
+
+    def fit_bridge(self, version: int | None = None, older: int | None = None) -> Row:
+        """Fit the map from an older version's vectors into a newer version's space.
+
+        Args:
+            version: The newer version; default the target of the newest rollout.
+            older: The older version; default that rollout's, or the active one.
+
+        Returns:
+            The row of ``embver.bridges``, with state ``usable``.
+
+        Raises:
+            InvalidArgument: There is no such pair of versions, or no bridge between them; the
+                reason is kept in ``embver.bridges``.
+        """
+        return build.build(self._database, self.name, version, older)
+
+    def bridges(self) -> list[Row]:
+        """Every fit and every refusal, oldest first; see ``embver.bridges``."""
+        return self._database.rows(
+            "SELECT * FROM embver.bridges WHERE collection = %s ORDER BY fitted_at, bridge_id",
             (self.name,),
         )
 

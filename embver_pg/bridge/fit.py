@@ -76,8 +76,7 @@ def fit(old: Matrix, new: Matrix, *, seed: int = 0) -> Fit:
 def image(fitted: Fit, old: Matrix) -> npt.NDArray[np.float32]:
     """The images of old vectors, before normalisation: ``[n, d_old]`` to ``[n, d_new] float32``."""
     centred = np.asarray(old, np.float32) - fitted.x_mean
-    result: npt.NDArray[np.float32] = centred @ fitted.weights + fitted.y_mean
-    return result
+    return np.asarray(centred @ fitted.weights + fitted.y_mean, np.float32)
 
 
 def norms(fitted: Fit, old: Matrix) -> npt.NDArray[np.float32]:

@@ -9,6 +9,7 @@ import typer
 
 from embver_pg.cli import (
     adoption,
+    bridges,
     collections,
     database,
     demo,
@@ -53,6 +54,7 @@ app.add_typer(collections.app, name="collection", rich_help_panel=_MODELS)
 app.add_typer(versions.app, name="version", rich_help_panel=_MODELS)
 app.add_typer(rollouts.app, name="rollout", rich_help_panel=_MODELS)
 app.add_typer(routes.app, name="route", rich_help_panel=_MODELS)
+app.add_typer(bridges.app, name="bridge", rich_help_panel=_MODELS)
 app.command(rich_help_panel=_QUALITY)(search.search)
 app.add_typer(golden.app, name="golden", rich_help_panel=_QUALITY)
 app.command(rich_help_panel=_QUALITY)(evaluate.evaluate)

@@ -10,22 +10,12 @@ AS $fn$
 DECLARE
     v_bridge bigint;
     v_older embver_internal.version;
-    v_newer embver_internal.version;
     v_problem text;
 BEGIN
     SELECT v.* INTO v_older FROM embver_internal.version AS v
     INNER JOIN embver_internal.collection AS c ON c.collection_id = v.collection_id
-    WHERE c.name = {{collection}} AND v.version = p_older
-        AND v.state IN ('filling', 'ready', 'active', 'fallback');
-    SELECT v.* INTO v_newer FROM embver_internal.version AS v
-    WHERE v.collection_id = v_older.collection_id AND v.version = {{version}};
-    v_problem := CASE
-        WHEN v_older IS NULL OR p_older = {{version}} THEN 'the older version is not live'
-        -- Its scores are cosines, and stand in one list with those of this version.
-        WHEN v_newer.metric <> 'cosine' THEN 'the newer version is not compared by cosine'
-        WHEN v_older.metric = 'l2' THEN 'the older version is compared by l2'
-        WHEN v_older.chunker IS DISTINCT FROM v_newer.chunker
-            THEN 'the two versions cut documents differently'
+    WHERE c.name = {{collection}} AND v.version = p_older;
+    v_problem := coalesce({{store}}.bridge_problem(p_older), CASE
         WHEN p_rows IS NULL OR p_x_mean IS NULL OR p_y_mean IS NULL OR p_pairs IS NULL
             OR p_lambda IS NULL THEN 'a part of the map is NULL'
         WHEN vector_dims(p_x_mean) <> v_older.dimensions
@@ -33,7 +23,7 @@ BEGIN
             OR vector_dims(p_y_mean) <> {{dimensions}}
             OR EXISTS (SELECT FROM unnest(p_rows) AS r (w)
                 WHERE r.w IS NULL OR vector_dims(r.w) <> {{dimensions}})
-            THEN format('the map must have %s rows of %s', v_older.dimensions, {{dimensions}}) END;
+            THEN format('the map must have %s rows of %s', v_older.dimensions, {{dimensions}}) END);
     IF v_problem IS NOT NULL THEN
         PERFORM embver_internal.fail('VM006', format('no bridge from version %s to {{version}}: %s',
                 p_older, v_problem),

@@ -196,6 +196,7 @@ BEGIN
             THEN embver_internal.render_template('store_origin_chunks', v_variables) ELSE '' END
         || embver_internal.render_template('store_walk', v_variables)
         || embver_internal.render_template('store_bridge', v_variables)
+        || embver_internal.render_template('store_bridge_fit', v_variables)
         || embver_internal.render_template('store_access', v_variables)
         || embver_internal.store_grants(v_variables ->> 'store'));
 END

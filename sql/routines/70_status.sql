@@ -180,6 +180,49 @@ END
 $fn$;
 COMMENT ON FUNCTION embver_internal.all_dead_letters() IS 'Dead letters of every store.';
 
+CREATE OR REPLACE FUNCTION embver_internal.all_bridges()
+RETURNS TABLE (
+    collection text, version int, from_version int, bridge_id bigint, state text, pairs int,
+    cosine float8, coverage float8, lambda float8, provenance jsonb, fitted_at timestamptz,
+    usable_at timestamptz
+)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $fn$
+#variable_conflict use_column
+DECLARE
+    v_row record;
+BEGIN
+    FOR v_row IN
+        SELECT c.name, v.version, embver_internal.store_name(c.name, v.version) AS store
+        FROM embver_internal.version AS v
+        INNER JOIN embver_internal.collection AS c ON c.collection_id = v.collection_id
+        WHERE v.state <> 'dropped' ORDER BY c.name, v.version
+    LOOP
+        BEGIN
+            RETURN QUERY EXECUTE format('SELECT $1, $2, b.bridge_from, b.bridge_id, b.state,'
+                ' b.pairs, b.cosine, b.coverage, b.lambda, b.provenance, b.fitted_at, b.usable_at'
+                ' FROM %I.bridge AS b ORDER BY b.bridge_id', v_row.store)
+            USING v_row.name, v_row.version;
+        EXCEPTION WHEN insufficient_privilege OR undefined_table OR undefined_column
+            OR invalid_schema_name THEN
+            NULL; -- embver.health says what is wrong with it
+        END;
+    END LOOP;
+END
+$fn$;
+COMMENT ON FUNCTION embver_internal.all_bridges() IS 'The fits of every store.';
+
+CREATE OR REPLACE FUNCTION embver_internal.refuse_bridge(
+    p_collection text, p_version int, p_older int, p_reason text
+) RETURNS void
+LANGUAGE sql VOLATILE SET search_path FROM CURRENT
+AS $fn$
+SELECT embver_internal.record_event(p_collection, p_version, 'refuse_bridge', p_reason, NULL,
+    jsonb_build_object('from_version', p_older));
+$fn$;
+COMMENT ON FUNCTION embver_internal.refuse_bridge(text, int, int, text) IS
+'Keeps why there is no bridge from an older version.';
+
 CREATE OR REPLACE VIEW embver.collections WITH (security_invoker) AS
 SELECT c.name, c.source::text AS source, c.key_columns, c.content, t.active, t.previous, t.mode,
     c.created_at
@@ -207,6 +250,30 @@ INNER JOIN embver_internal.collection AS c ON c.collection_id = r.collection_id
 LEFT JOIN embver_internal.rollout_spend AS s ON s.rollout_id = r.rollout_id;
 COMMENT ON VIEW embver.rollouts IS
 'Rollouts, ended ones too, with their budget and what they spent, reservations included.';
+
+CREATE OR REPLACE VIEW embver.bridges WITH (security_invoker) AS
+SELECT b.collection, b.version, b.from_version, b.bridge_id, b.state, NULL::text AS reason, b.pairs,
+    b.cosine, (b.provenance ->> 'cosine_low')::float8 AS cosine_low, b.coverage, b.lambda,
+    b.fitted_at, b.usable_at
+FROM embver_internal.all_bridges() AS b
+UNION ALL
+-- A refusal is news until a fit succeeds.
+SELECT e.collection, e.version, (e.after ->> 'from_version')::int AS from_version,
+    NULL AS bridge_id, 'refused' AS state, e.reason, NULL AS pairs, NULL AS cosine,
+    NULL AS cosine_low, NULL AS coverage, NULL AS lambda, e.at AS fitted_at, NULL AS usable_at
+FROM embver_internal.event AS e
+INNER JOIN embver_internal.collection AS c ON c.name = e.collection
+INNER JOIN embver_internal.version AS v ON v.collection_id = c.collection_id
+    AND v.version = e.version AND v.state <> 'dropped' AND v.created_at <= e.at
+WHERE e.kind = 'refuse_bridge'
+    AND NOT EXISTS (SELECT FROM embver_internal.event AS x
+        WHERE x.kind = e.kind AND x.collection = e.collection AND x.version = e.version
+            AND x.after = e.after AND x.event_id > e.event_id)
+    AND NOT EXISTS (SELECT FROM embver_internal.all_bridges() AS b
+        WHERE b.collection = e.collection AND b.version = e.version
+        AND b.from_version = (e.after ->> 'from_version')::int AND b.fitted_at > e.at);
+COMMENT ON VIEW embver.bridges IS
+'Maps from older versions, every fit: filling, usable, replaced; or refused, with the reason.';
 
 CREATE OR REPLACE VIEW embver.encoder_limits WITH (security_invoker) AS
 SELECT l.provider || ':' || l.model AS encoder, l.base_url, l.requests_per_minute,

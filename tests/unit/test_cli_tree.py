@@ -45,6 +45,7 @@ TREE = {
         )
     ),
     *(f"route {verb}" for verb in ("show", "set")),
+    *(f"bridge {verb}" for verb in ("fit", "show")),
     *(f"throttle {verb}" for verb in ("show", "set", "clear")),
     *(f"golden {verb}" for verb in ("import", "list", "check")),
 }
