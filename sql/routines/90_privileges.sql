@@ -11,7 +11,8 @@ FROM (VALUES
     ('GRANT USAGE ON SCHEMA %1$s TO %2$I', 'embver_worker'),
     ('GRANT EXECUTE ON FUNCTION %1$s.claim, %1$s.complete, %1$s.give_back, %1$s.extend_leases,'
         ' %1$s.begin_lease, %1$s.queue_status, %1$s.is_owed, %1$s.record_bridge, %1$s.claim_norms,'
-        ' %1$s.record_norms, %1$s.drop_bridge, %1$s.bridge_pairs, %1$s.claim_norm_page, %1$s.walk_step, %1$s.walk_status, %1$s.claim_index_build'
+        ' %1$s.record_norms, %1$s.drop_bridge, %1$s.bridge_pairs, %1$s.claim_norm_page,'
+        ' %1$s.walk_step, %1$s.walk_status, %1$s.claim_index_build'
         ' TO %2$I', 'embver_worker'),
     ('GRANT USAGE ON SCHEMA %1$s TO %2$I', 'embver_admin'),
     ('GRANT SELECT ON ALL TABLES IN SCHEMA %1$s TO %2$I', 'embver_admin'),
