@@ -698,10 +698,17 @@ class Collection:
         """Which versions a query must be encoded for, now."""
         return self._database.rows("SELECT * FROM embver.route(%s)", (self.name,))
 
-    def set_route(self, mode: str, share: float | None = None, reason: str | None = None) -> None:
-        """How searches are answered."""
+    def set_route(
+        self,
+        mode: str,
+        share: float | None = None,
+        reason: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """How searches are answered; options are weight (fused) and allow (split)."""
         self._database.rows(
-            "SELECT embver.set_route(%s, %s, %s, %s)", (self.name, mode, share, reason)
+            "SELECT embver.set_route(%s, %s, %s, %s, %s)",
+            (self.name, mode, share, reason, Jsonb(dict(options or {}))),
         )
 
     def search(

@@ -24,15 +24,25 @@ def show(ctx: typer.Context, name: Name) -> None:
 def set_route(
     ctx: typer.Context,
     name: Name,
-    mode: Annotated[str, typer.Argument(metavar="MODE", help="single, in this release.")],
+    mode: Annotated[str, typer.Argument(metavar="MODE", help="single, split, fused or bridged.")],
     share: Annotated[
         float | None, typer.Option(help="Share of the new version, with mode split.")
+    ] = None,
+    weight: Annotated[
+        float | None, typer.Option(help="Weight of the older version, with mode fused.")
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="A route key that split always sends to the new version; repeatable."),
     ] = None,
     reason: Reason = None,
 ) -> None:
     """Change how searches are answered."""
     run = session(ctx)
-    run.collection(name).set_route(mode, share, reason)
+    options: dict[str, object] = {} if weight is None else {"weight": weight}
+    if allow:
+        options["allow"] = allow
+    run.collection(name).set_route(mode, share, reason, options)
     emit_route(run, name)
 
 

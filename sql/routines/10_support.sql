@@ -124,6 +124,11 @@ BEGIN
             WHEN v_name = 'keys' THEN (
                 SELECT string_agg(v_alias || '.' || embver_internal.quote_name(k), ', ' ORDER BY i)
                 FROM unnest(v_keys) WITH ORDINALITY AS u (k, i))
+            -- {{collated:h}}: h.id, h.region COLLATE … AS region, of rows that lost the collation
+            WHEN v_name = 'collated' THEN (
+                SELECT string_agg(format('%1$s.%2$s %3$s AS %2$s', v_alias,
+                    embver_internal.quote_name(k), v_collations[i]), ', ' ORDER BY i)
+                FROM unnest(v_keys) WITH ORDINALITY AS u (k, i))
             -- {{keys_descending:l}}: l.id DESC, l.region DESC
             WHEN v_name = 'keys_descending' THEN (
                 SELECT string_agg(format('%s.%s DESC', v_alias, embver_internal.quote_name(k)),
@@ -321,7 +326,11 @@ BEGIN
         ' embver_internal.render_store_schema, embver_internal.render, embver_internal.variables,'
         ' embver_internal.quote_name,'
         ' embver_internal.check_fragments,'
-        ' embver_internal.key_as_text, embver_internal.choose_query, embver_internal.refuse_query,'
+        ' embver_internal.key_as_text, embver_internal.plan_search, embver_internal.refuse_query,'
+        ' embver_internal.effective_mode, embver_internal.split_version,'
+        ' embver_internal.newer_coverage, embver_internal.search_modes,'
+        ' embver_internal.versions_read, embver_internal.refuse_pair,'
+        ' embver_internal.record_coverage,'
         ' embver_internal.refuse_foreign_query,'
         ' embver_internal.filter_condition, embver_internal.refuse_filter,'
         ' embver_internal.check_mode, embver_internal.check_dimensions,'

@@ -421,27 +421,43 @@ AS $fn$
 DECLARE
     v_collection embver_internal.collection;
     v_variables jsonb := embver_internal.variables(p_collection_id);
+    v_live int[] := ARRAY(SELECT v.version FROM embver_internal.version AS v
+        WHERE v.collection_id = p_collection_id
+            AND v.state IN ('filling', 'ready', 'active', 'fallback') ORDER BY v.version);
+    v_pairs text := '';
+    v_fuse text := '';
+    v_pair record;
+    v_else text;
 BEGIN
     SELECT c.* INTO v_collection FROM embver_internal.collection AS c
     WHERE c.collection_id = p_collection_id;
-    SELECT v_variables || jsonb_build_object('scan_loop',
+    v_else := format(E'        ELSE\n            PERFORM embver_internal.refuse_query(%L,'
+        ' v_query.version);\n        END CASE;\n', v_collection.name);
+    FOR v_pair IN
+        SELECT o.older, n.newer FROM unnest(v_live) AS o (older), unnest(v_live) AS n (newer)
+        WHERE o.older <> n.newer ORDER BY o.older, n.newer
+    LOOP
+        v_fuse := v_fuse || embver_internal.render_fuse(
+            p_collection_id, v_pair.older, v_pair.newer);
+        v_pairs := v_pairs || format(E'            WHEN \'%1$s_%2$s\' THEN\n'
+            '                v_hits := %3$s.fuse_%1$s_%2$s(v_plan, k, filter, options);\n',
+            v_pair.older, v_pair.newer, v_variables ->> 'schema');
+    END LOOP;
+    SELECT v_variables || jsonb_build_object('pairs', v_pairs, 'scan_loop',
         embver_internal.render_scan_loop(p_collection_id, 'k',
             E'        CASE v_query.version\n            WHEN 0 THEN NULL; -- the statement needs a branch\n'
-            || coalesce(string_agg(format(E'            WHEN %s THEN\n', v.version)
-                || embver_internal.render_scan(p_collection_id, v.version, 'v_query.embedding', 'k'),
-                '' ORDER BY v.version), '')
-            || format(E'        ELSE\n            PERFORM embver_internal.refuse_query(%L,'
-                || E' v_query.version);\n        END CASE;\n', v_collection.name)))
+            || coalesce(string_agg(format(E'            WHEN %s THEN\n', u.version)
+                || embver_internal.render_scan(p_collection_id, u.version, 'v_query.embedding', 'k'),
+                '' ORDER BY u.version), '') || v_else))
     INTO v_variables
-    FROM embver_internal.version AS v
-    WHERE v.collection_id = p_collection_id
-        AND v.state IN ('filling', 'ready', 'active', 'fallback');
+    FROM unnest(v_live) AS u (version);
     PERFORM embver_internal.execute_as(embver_internal.source_owner(v_collection.source),
-        embver_internal.render_template('search', v_variables));
+        v_fuse || embver_internal.render_template('search', v_variables));
 END
 $fn$;
 COMMENT ON FUNCTION embver_internal.generate_search(int) IS
-'Replaces the collection''s search function by one with a static branch for each live version.';
+'Replaces the collection''s search by one with a static branch for each live version, and the'
+' functions by which two of them answer together.';
 
 CREATE OR REPLACE FUNCTION embver_internal.view_element_type(p_collection_id int) RETURNS text
 LANGUAGE sql STABLE SET search_path FROM CURRENT

@@ -27,3 +27,23 @@ COMMENT ON FUNCTION embver_internal.render_scan_loop(int, text, text) IS
 'PL/pgSQL that runs p_scans until p_depth documents are found: by the index, by the index further,'
 ' by everything. Its surroundings have k, filter, options and the variables v_hits, v_exact,'
 ' v_iterative, v_source, v_condition, v_setting and v_rows.';
+
+CREATE OR REPLACE FUNCTION embver_internal.render_fuse(
+    p_collection_id int, p_older int, p_newer int
+) RETURNS text
+LANGUAGE sql STABLE SET search_path FROM CURRENT
+AS $fn$
+SELECT embver_internal.render_template('fuse', embver_internal.variables(p_collection_id)
+    || jsonb_build_object(
+        'older', p_older::text, 'newer', p_newer::text,
+        'older_store', embver_internal.variables(p_collection_id, p_older) ->> 'store',
+        'newer_store', embver_internal.variables(p_collection_id, p_newer) ->> 'store',
+        'scan_loop', embver_internal.render_scan_loop(p_collection_id, 'v_depth',
+            E'        IF v_list = 2 THEN\n'
+            || embver_internal.render_scan(p_collection_id, p_newer, 'v_query', 'v_depth')
+            || E'        ELSE\n'
+            || embver_internal.render_scan(p_collection_id, p_older, 'v_query', 'v_depth')
+            || E'        END IF;\n')));
+$fn$;
+COMMENT ON FUNCTION embver_internal.render_fuse(int, int, int) IS
+'The function by which two versions answer together.';

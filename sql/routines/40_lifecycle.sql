@@ -55,11 +55,30 @@ BEGIN
                     WHERE x.collection_id = v.collection_id AND x.to_version = v.version
                         AND x.state = 'rolled_back')))
             ORDER BY v.version),
-        active = (SELECT v.version FROM embver_internal.version AS v
-            WHERE v.collection_id = p_version.collection_id AND v.state = 'active'),
+        active = n.active, older = n.active, newer = n.newer,
+        -- How two versions answered says nothing of another pair.
+        mode = CASE WHEN n.is_same THEN r.mode ELSE 'single' END,
+        share = CASE WHEN n.is_same THEN r.share END,
+        allow = CASE WHEN n.is_same THEN r.allow ELSE '{}' END,
+        weight = CASE WHEN n.is_same THEN r.weight ELSE 0.5 END,
+        coverage = CASE WHEN n.newer = r.newer THEN r.coverage ELSE 0 END,
         previous = (SELECT v.version FROM embver_internal.version AS v
             WHERE v.collection_id = p_version.collection_id AND v.state = 'fallback'
             ORDER BY v.changed_at DESC, v.version DESC LIMIT 1)
+    FROM (
+        SELECT x.active, x.newer,
+            (x.active = o.active AND x.newer = o.newer) IS TRUE AS is_same
+        FROM embver_internal.route AS o, LATERAL (
+            SELECT (SELECT v.version FROM embver_internal.version AS v
+                WHERE v.collection_id = p_version.collection_id AND v.state = 'active') AS active,
+                (SELECT v.version FROM embver_internal.version AS v
+                WHERE v.collection_id = p_version.collection_id
+                    AND v.state IN ('filling', 'ready')
+                ORDER BY EXISTS (SELECT FROM embver_internal.rollout AS y
+                    WHERE y.collection_id = v.collection_id AND y.to_version = v.version
+                        AND y.state IN ('running', 'paused')) DESC, v.version DESC LIMIT 1) AS newer
+        ) AS x
+        WHERE o.collection = v_name) AS n
     WHERE r.collection = v_name;
 END
 $fn$;
@@ -664,27 +683,81 @@ COMMENT ON FUNCTION embver.retire_version(text, int, boolean, text) IS
 ' version, which is active, only with force and a reason: the searches of the collection end.';
 
 CREATE OR REPLACE FUNCTION embver.set_route(
-    collection text, mode text, share float8 DEFAULT NULL, reason text DEFAULT NULL
+    collection text, mode text, share float8 DEFAULT NULL, reason text DEFAULT NULL,
+    options jsonb DEFAULT '{}'
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT
 AS $fn$
 DECLARE
     v_collection embver_internal.collection := embver_internal.find_collection(collection);
-    v_before jsonb;
+    v_route embver_internal.route;
+    v_after embver_internal.route;
+    v_option record;
+    v_valid boolean;
 BEGIN
-    PERFORM embver_internal.check_mode(mode);
-    IF share IS NOT NULL THEN
-        PERFORM embver_internal.fail('VM006', 'a share goes with mode split',
-            jsonb_build_object('mode', mode, 'share', share), 'leave share out');
+    IF mode IS NULL OR mode NOT IN ('single', 'split', 'fused', 'bridged') THEN
+        PERFORM embver_internal.fail('VM006', format('a route cannot have mode %L', mode),
+            jsonb_build_object('mode', mode,
+                'modes', ARRAY['single', 'split', 'fused', 'bridged']),
+            'rrf_partial, rrf and zscore are asked for by search(…, mode => …)');
+    ELSIF (mode = 'split') <> (share IS NOT NULL) OR NOT share BETWEEN 0 AND 1
+        OR share = 'NaN' THEN
+        PERFORM embver_internal.fail('VM006', 'a share, from 0 to 1, goes with mode split',
+            jsonb_build_object('mode', mode, 'share', share), CASE mode WHEN 'split'
+                THEN 'share => 0.1' ELSE 'leave share out' END);
+    ELSIF jsonb_typeof(coalesce(options, '{}')) <> 'object' THEN
+        PERFORM embver_internal.fail('VM006', 'options must be a JSON object',
+            jsonb_build_object('options', options), 'options => ''{"weight": 0.5}''');
     END IF;
-    SELECT to_jsonb(t) INTO v_before FROM embver_internal.route AS t
+    SELECT t.* INTO v_route FROM embver_internal.route AS t
+    WHERE t.collection = v_collection.name FOR NO KEY UPDATE;
+    v_after := v_route;
+    v_after.mode := mode;
+    v_after.share := share;
+    v_after.allow := '{}';
+    v_after.weight := 0.5;
+    FOR v_option IN SELECT o.key, o.value FROM jsonb_each(coalesce(options, '{}')) AS o LOOP
+        v_valid := CASE v_option.key
+            WHEN 'weight' THEN mode = 'fused' AND CASE jsonb_typeof(v_option.value)
+                WHEN 'number' THEN (v_option.value)::numeric BETWEEN 0 AND 1 END
+            WHEN 'allow' THEN mode = 'split' AND CASE jsonb_typeof(v_option.value)
+                WHEN 'array' THEN NOT EXISTS (
+                    SELECT FROM jsonb_array_elements(v_option.value) AS x
+                    WHERE jsonb_typeof(x.value) <> 'string') END
+            ELSE false END;
+        IF NOT coalesce(v_valid, false) THEN
+            PERFORM embver_internal.fail('VM006',
+                format('route option %L: %s is unknown, out of range or not of mode %s',
+                    v_option.key, v_option.value, mode),
+                jsonb_build_object('option', v_option.key, 'value', v_option.value, 'mode', mode),
+                'options are weight (0 to 1, with fused) and allow (list of route keys, with split)');
+        END IF;
+        CASE v_option.key
+            WHEN 'weight' THEN v_after.weight := (v_option.value)::float8;
+            ELSE v_after.allow := ARRAY(SELECT jsonb_array_elements_text(v_option.value));
+        END CASE;
+    END LOOP;
+    IF mode <> 'single' AND (v_route.older IS NULL OR v_route.newer IS NULL) THEN
+        PERFORM embver_internal.refuse_pair(v_route, mode);
+    ELSIF mode = 'split' AND embver_internal.newer_coverage(v_route) < 1 THEN
+        -- Who is sent to a version that is half filled finds half.
+        PERFORM embver_internal.fail('VM011',
+            format('version %s of %L is not filled: a split sends searches to it alone',
+                v_route.newer, v_collection.name),
+            jsonb_build_object('collection', v_collection.name, 'version', v_route.newer,
+                'coverage', v_route.coverage),
+            format('let the workers finish, or: embver route set %s --mode fused',
+                v_collection.name));
+    END IF;
+    UPDATE embver_internal.route AS t SET mode = v_after.mode, share = v_after.share,
+        allow = v_after.allow, weight = v_after.weight, changed_at = now()
     WHERE t.collection = v_collection.name;
-    UPDATE embver_internal.route AS t SET mode = set_route.mode, share = set_route.share,
-        changed_at = now()
-    WHERE t.collection = v_collection.name;
-    PERFORM embver_internal.record_event(v_collection.name, NULL, 'set_route', reason, v_before,
-        jsonb_build_object('mode', mode, 'share', share));
+    PERFORM embver_internal.record_event(v_collection.name, v_route.newer, 'set_route', reason,
+        to_jsonb(v_route), jsonb_build_object('mode', mode, 'share', share,
+            'older', v_route.older, 'newer', v_route.newer, 'weight', v_after.weight,
+            'allow', v_after.allow));
 END
 $fn$;
-COMMENT ON FUNCTION embver.set_route(text, text, float8, text) IS
-'How searches are answered; this release knows the mode single.';
+COMMENT ON FUNCTION embver.set_route(text, text, float8, text, jsonb) IS
+'How searches are answered from now on: single, split (a share of the route keys goes to the newer'
+' version), fused or bridged (both answer together). options: weight, allow.';

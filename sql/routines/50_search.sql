@@ -1,22 +1,102 @@
 -- Search: what to encode for, the checked query, filters.
 
+CREATE OR REPLACE FUNCTION embver_internal.search_modes() RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT
+RETURN ARRAY['single', 'split', 'fused', 'bridged', 'rrf_partial', 'rrf', 'zscore'];
+COMMENT ON FUNCTION embver_internal.search_modes() IS 'The modes that search takes.';
+
 CREATE OR REPLACE FUNCTION embver_internal.check_mode(p_mode text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path FROM CURRENT
 AS $fn$
 BEGIN
-    IF p_mode IS DISTINCT FROM 'single' THEN
-        PERFORM embver_internal.fail('VM006', format(CASE
-                WHEN p_mode IN ('split', 'fused', 'bridged', 'rrf_partial', 'rrf', 'zscore')
-                THEN 'mode %L is not in this release' ELSE 'unknown mode %L' END, p_mode),
-            jsonb_build_object('mode', p_mode, 'modes', ARRAY['single']),
+    IF p_mode IS NULL OR p_mode <> ALL (embver_internal.search_modes()) THEN
+        PERFORM embver_internal.fail('VM006', format('unknown mode %L', p_mode),
+            jsonb_build_object('mode', p_mode, 'modes', embver_internal.search_modes()),
             'use mode => ''single'', or leave mode out');
     END IF;
 END
 $fn$;
 COMMENT ON FUNCTION embver_internal.check_mode(text) IS 'VM006 for a mode that is not built.';
 
-CREATE OR REPLACE FUNCTION embver_internal.route_versions(p_collection text, p_mode text)
-RETURNS TABLE (
+CREATE OR REPLACE FUNCTION embver_internal.refuse_pair(p_route embver_internal.route, p_mode text)
+RETURNS void
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $fn$
+BEGIN
+    PERFORM embver_internal.fail('VM011',
+        format('mode %s needs an active version of %L and one beside it', p_mode,
+            p_route.collection),
+        jsonb_build_object('collection', p_route.collection, 'mode', p_mode,
+            'older', p_route.older, 'newer', p_route.newer),
+        format('embver rollout start %s VERSION', p_route.collection));
+END
+$fn$;
+COMMENT ON FUNCTION embver_internal.refuse_pair(embver_internal.route, text) IS
+'VM011 where no two versions can answer together.';
+
+CREATE OR REPLACE FUNCTION embver_internal.newer_coverage(p_route embver_internal.route)
+RETURNS float8
+LANGUAGE sql STABLE SET search_path FROM CURRENT
+RETURN (
+    SELECT CASE WHEN v.state = 'filling' THEN (p_route).coverage ELSE 1 END
+    FROM embver_internal.version AS v
+    INNER JOIN embver_internal.collection AS c ON c.collection_id = v.collection_id
+    WHERE c.name = (p_route).collection AND v.version = (p_route).newer);
+COMMENT ON FUNCTION embver_internal.newer_coverage(embver_internal.route) IS
+'Share of the older version''s vectors that the newer has; 1 once it is filled.';
+
+CREATE OR REPLACE FUNCTION embver_internal.split_version(
+    p_route embver_internal.route, p_route_key text
+) RETURNS int
+LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT
+RETURN CASE
+    WHEN p_route.allow @> ARRAY[p_route_key]
+        -- The same key in the same place whatever the share: who is sent over stays.
+        OR ('x' || left(md5(p_route.collection || ':' || p_route_key), 8))::bit(32)::bigint
+            / 4294967296.0 < p_route.share
+    THEN p_route.newer ELSE p_route.older END;
+COMMENT ON FUNCTION embver_internal.split_version(embver_internal.route, text) IS
+'The version that a split gives to a route key.';
+
+CREATE OR REPLACE FUNCTION embver_internal.effective_mode(
+    p_route embver_internal.route, p_mode text
+) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $fn$
+DECLARE
+    v_has_bridge boolean;
+BEGIN
+    IF p_mode = 'single' THEN
+        RETURN p_mode;
+    ELSIF p_route.older IS NULL OR p_route.newer IS NULL THEN
+        PERFORM embver_internal.refuse_pair(p_route, p_mode);
+    ELSIF p_mode NOT IN ('fused', 'bridged') OR embver_internal.newer_coverage(p_route) >= 1 THEN
+        RETURN p_mode;
+    END IF;
+    EXECUTE format('SELECT EXISTS (SELECT FROM %I.bridge AS b'
+        ' WHERE b.bridge_from = $1 AND b.state = ''usable'')',
+        embver_internal.store_name(p_route.collection, p_route.newer))
+    INTO v_has_bridge USING p_route.older;
+    RETURN CASE WHEN v_has_bridge THEN p_mode ELSE 'rrf_partial' END;
+END
+$fn$;
+COMMENT ON FUNCTION embver_internal.effective_mode(embver_internal.route, text) IS
+'The mode that answers: rrf_partial where fused or bridged has no bridge. VM011 without a pair.';
+
+CREATE OR REPLACE FUNCTION embver_internal.versions_read(
+    p_route embver_internal.route, p_mode text
+) RETURNS int[]
+LANGUAGE sql STABLE SET search_path FROM CURRENT
+RETURN CASE
+    WHEN p_mode = 'bridged' OR (p_mode IN ('fused', 'rrf_partial')
+        AND embver_internal.newer_coverage(p_route) >= 1) THEN ARRAY[p_route.newer]
+    ELSE ARRAY[p_route.older, p_route.newer] END;
+COMMENT ON FUNCTION embver_internal.versions_read(embver_internal.route, text) IS
+'The versions whose queries a mode over two versions needs.';
+
+CREATE OR REPLACE FUNCTION embver_internal.route_versions(
+    p_collection text, p_route_key text, p_mode text
+) RETURNS TABLE (
     version int, mode text, share float8, encoder jsonb, fingerprint text, dimensions int
 )
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
@@ -24,15 +104,15 @@ AS $fn$
 #variable_conflict use_column
 DECLARE
     v_collection embver_internal.collection := embver_internal.find_collection(p_collection);
+    v_route embver_internal.route;
+    v_mode text;
+    v_versions int[];
 BEGIN
-    PERFORM embver_internal.check_mode(coalesce(p_mode, 'single'));
-    RETURN QUERY
-    SELECT v.version, t.mode, 1.0::float8, v.encoder, v.fingerprint, v.dimensions
-    FROM embver_internal.route AS t
-    INNER JOIN embver_internal.version AS v
-        ON v.collection_id = v_collection.collection_id AND v.version = t.active
+    SELECT t.* INTO v_route FROM embver_internal.route AS t
     WHERE t.collection = v_collection.name;
-    IF NOT FOUND THEN
+    v_mode := coalesce(p_mode, v_route.mode);
+    PERFORM embver_internal.check_mode(v_mode);
+    IF v_route.active IS NULL THEN
         PERFORM embver_internal.fail('VM011',
             format('collection %L has no active version yet', v_collection.name),
             jsonb_build_object('collection', v_collection.name, 'versions', (
@@ -41,9 +121,23 @@ BEGIN
                 WHERE v.collection_id = v_collection.collection_id)),
             format('embver rollout promote %s', v_collection.name));
     END IF;
+    v_mode := embver_internal.effective_mode(v_route, v_mode);
+    v_versions := CASE v_mode
+        WHEN 'single' THEN ARRAY[v_route.active]
+        WHEN 'split' THEN ARRAY[CASE WHEN p_route_key IS NOT NULL
+            THEN embver_internal.split_version(v_route, p_route_key)
+            WHEN random() < v_route.share THEN v_route.newer ELSE v_route.older END]
+        ELSE embver_internal.versions_read(v_route, v_mode) END;
+    RETURN QUERY
+    SELECT v.version, v_mode, CASE WHEN v_mode <> 'split' THEN 1.0::float8
+            WHEN v.version = v_route.newer THEN v_route.share ELSE 1 - v_route.share END,
+        v.encoder, v.fingerprint, v.dimensions
+    FROM embver_internal.version AS v
+    WHERE v.collection_id = v_collection.collection_id AND v.version = ANY (v_versions)
+    ORDER BY v.version = v_route.newer, v.version;
 END
 $fn$;
-COMMENT ON FUNCTION embver_internal.route_versions(text, text) IS
+COMMENT ON FUNCTION embver_internal.route_versions(text, text, text) IS
 'The versions that a search reads; VM011 where none is active yet.';
 
 -- A parameter and a column are both named mode, which only SQL allows.
@@ -54,10 +148,11 @@ CREATE OR REPLACE FUNCTION embver.route(
 )
 LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $fn$
-SELECT r.* FROM embver_internal.route_versions($1, $3) AS r;
+SELECT r.* FROM embver_internal.route_versions($1, $2, $3) AS r;
 $fn$;
 COMMENT ON FUNCTION embver.route(text, text, text) IS
-'Which versions a caller must encode its query for, now, and with which encoder.';
+'Which versions a caller must encode its query for, now, and with which encoder. mode says what'
+' will answer: rrf_partial where fused or bridged has no bridge yet.';
 
 CREATE OR REPLACE FUNCTION embver_internal.refuse_query(p_collection text, p_version int)
 RETURNS void
@@ -204,15 +299,19 @@ $fn$;
 COMMENT ON FUNCTION embver_internal.check_search_arguments(int, text, jsonb) IS
 'VM006 for a k, mode or option that search does not take.';
 
-CREATE OR REPLACE FUNCTION embver_internal.choose_query(
-    p_collection text, p_queries embver.query_vector[], p_k int, p_mode text, p_options jsonb
-) RETURNS embver.query_vector
+CREATE OR REPLACE FUNCTION embver_internal.plan_search(
+    p_collection text, p_queries embver.query_vector[], p_k int, p_route_key text, p_mode text,
+    p_options jsonb
+) RETURNS embver_internal.search_plan
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
 AS $fn$
 DECLARE
+    v_plan embver_internal.search_plan;
+    v_route embver_internal.route;
     v_query embver.query_vector;
-    v_chosen embver.query_vector;
     v_version record;
+    v_preferred int;
+    v_needed int[];
 BEGIN
     -- Every search passes here: what is plainly right costs no call.
     IF p_k IS NULL OR p_k NOT BETWEEN 1 AND 10000 OR p_mode IS NOT NULL OR p_options <> '{}' THEN
@@ -223,17 +322,20 @@ BEGIN
             jsonb_build_object('collection', p_collection),
             format('pass ARRAY[embver.query(%L, version, vector)]', p_collection));
     END IF;
+    SELECT t.* INTO v_route FROM embver_internal.route AS t WHERE t.collection = p_collection;
+    v_plan.mode := coalesce(p_mode, v_route.mode);
+    v_preferred := CASE v_plan.mode
+        WHEN 'single' THEN CASE WHEN p_mode IS NULL THEN v_route.active END
+        WHEN 'split' THEN CASE WHEN p_route_key IS NOT NULL
+            THEN embver_internal.split_version(v_route, p_route_key) END END;
     FOREACH v_query IN ARRAY p_queries LOOP
         IF v_query IS NULL THEN
             PERFORM embver_internal.fail('VM006', 'a query vector is NULL',
                 jsonb_build_object('collection', p_collection),
                 format('pass ARRAY[embver.query(%L, version, vector)]', p_collection));
         END IF;
-        SELECT v.fingerprint, v.dimensions, v.version = t.active AS is_active,
-            v.version = ANY (CASE WHEN p_mode IS NULL THEN t.serving ELSE t.live END) AS answers
-        INTO v_version FROM embver_internal.version AS v
+        SELECT v.fingerprint, v.dimensions INTO v_version FROM embver_internal.version AS v
         INNER JOIN embver_internal.collection AS c ON c.collection_id = v.collection_id
-        INNER JOIN embver_internal.route AS t ON t.collection = c.name
         WHERE c.name = p_collection AND v.version = v_query.version AND v.state <> 'dropped';
         IF v_query.collection IS DISTINCT FROM p_collection
             OR (FOUND AND v_query.fingerprint IS DISTINCT FROM v_version.fingerprint) THEN
@@ -248,21 +350,62 @@ BEGIN
                     (embver_internal.find_collection(p_collection)).collection_id,
                     v_query.version), p_collection, v_query.embedding);
         END IF;
-        -- Asked for by name, any live version answers its own vectors; else those that serve.
-        IF v_version.answers
-            AND (v_chosen IS NULL OR (p_mode IS NULL AND v_version.is_active)) THEN
-            v_chosen := v_query;
+        IF v_query.version = v_route.older THEN
+            v_plan.older := v_query;
+        ELSIF v_query.version = v_route.newer THEN
+            v_plan.newer := v_query;
+        END IF;
+        -- Asked for by name, any live version answers its own vectors; else those that serve, and
+        -- of a route over two versions both.
+        IF (v_query.version = ANY (CASE WHEN p_mode IS NULL THEN v_route.serving
+                ELSE v_route.live END)
+                OR (v_plan.mode <> 'single' AND v_query.version IN (v_route.older, v_route.newer)))
+            AND (v_plan.query IS NULL OR v_query.version = v_preferred) THEN
+            v_plan.query := v_query;
         END IF;
     END LOOP;
-    IF v_chosen IS NULL THEN
+    IF v_plan.mode <> 'single' THEN
+        v_plan.mode := embver_internal.effective_mode(v_route, v_plan.mode);
+    END IF;
+    IF v_plan.mode NOT IN ('single', 'split') THEN
+        v_needed := embver_internal.versions_read(v_route, v_plan.mode);
+        IF v_plan.newer IS NULL OR (v_plan.older IS NULL AND v_route.older = ANY (v_needed)) THEN
+            PERFORM embver_internal.fail('VM012',
+                format('mode %s of %L needs a query of each of the versions %s', v_plan.mode,
+                    p_collection, array_to_string(v_needed, ' and ')),
+                jsonb_build_object('collection', p_collection, 'mode', v_plan.mode,
+                    'encode_for', v_needed),
+                format('ask embver.route(%L) and encode the query for each version that it names',
+                    p_collection));
+        END IF;
+        v_plan.pair := v_route.older || '_' || v_route.newer;
+        v_plan.weight := v_route.weight;
+        v_plan.coverage := embver_internal.newer_coverage(v_route);
+        RETURN v_plan;
+    ELSIF v_plan.query IS NULL THEN
         PERFORM embver_internal.refuse_query(p_collection, v_query.version);
     END IF;
-    RETURN v_chosen;
+    RETURN v_plan;
 END
 $fn$;
-COMMENT ON FUNCTION embver_internal.choose_query(
-    text, embver.query_vector[], int, text, jsonb
-) IS 'Checks every query vector and picks the one to answer: the active version''s if given.';
+COMMENT ON FUNCTION embver_internal.plan_search(
+    text, embver.query_vector[], int, text, text, jsonb
+) IS 'Checks every query vector and says which versions answer and how: the route, or mode.';
+
+CREATE OR REPLACE FUNCTION embver_internal.record_coverage(
+    p_collection text, p_version int, p_coverage float8
+) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
+AS $fn$
+UPDATE embver_internal.route AS r SET coverage = least(p_coverage, 1)
+FROM (SELECT x.collection FROM embver_internal.route AS x
+    WHERE x.collection = p_collection AND x.newer = p_version AND x.coverage + 0.005 < p_coverage
+    -- A promotion under way is not waited for.
+    FOR NO KEY UPDATE SKIP LOCKED) AS l
+WHERE r.collection = l.collection;
+$fn$;
+COMMENT ON FUNCTION embver_internal.record_coverage(text, int, float8) IS
+'Keeps how much of the newer version there is, which only grows.';
 
 CREATE OR REPLACE FUNCTION embver_internal.filter_condition(
     p_collection text, p_source regclass, p_filter jsonb

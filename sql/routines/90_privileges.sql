@@ -12,6 +12,7 @@ FROM (VALUES
     ('GRANT EXECUTE ON FUNCTION %1$s.claim, %1$s.complete, %1$s.give_back, %1$s.extend_leases,'
         ' %1$s.begin_lease, %1$s.queue_status, %1$s.is_owed, %1$s.record_bridge, %1$s.claim_norms,'
         ' %1$s.record_norms, %1$s.drop_bridge, %1$s.bridge_pairs, %1$s.claim_norm_page,'
+        ' %1$s.measure_coverage,'
         ' %1$s.walk_step, %1$s.walk_status, %1$s.claim_index_build'
         ' TO %2$I', 'embver_worker'),
     ('GRANT USAGE ON SCHEMA %1$s TO %2$I', 'embver_admin'),
@@ -96,7 +97,10 @@ BEGIN
         ' embver_internal.fail,'
         ' embver_internal.find_collection, embver_internal.find_version,'
         ' embver_internal.check_mode, embver_internal.check_dimensions,'
-        ' embver_internal.check_search_arguments, embver_internal.choose_query,'
+        ' embver_internal.check_search_arguments, embver_internal.plan_search,'
+        ' embver_internal.effective_mode, embver_internal.split_version,'
+        ' embver_internal.newer_coverage, embver_internal.search_modes,'
+        ' embver_internal.versions_read, embver_internal.refuse_pair,'
         ' embver_internal.refuse_query, embver_internal.refuse_foreign_query,'
         ' embver_internal.filter_condition,'
         ' embver_internal.refuse_filter, embver_internal.store_name');

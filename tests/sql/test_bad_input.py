@@ -199,7 +199,25 @@ CALLS: dict[str, tuple[str, str]] = {
     # routes
     **{
         f"route mode {mode}": (f"SELECT embver.set_route('docs', {mode})", "VM006")
-        for mode in ("'split'", "'fused'", "'bridged'", "'nope'", "NULL", "''")
+        for mode in ("'split'", "'rrf'", "'zscore'", "'nope'", "NULL", "''")
+    },
+    "fused without a second version": ("SELECT embver.set_route('fresh', 'fused')", "VM011"),
+    "share of more than all": ("SELECT embver.set_route('docs', 'split', 1.5)", "VM006"),
+    "share that is no number": ("SELECT embver.set_route('docs', 'split', 'NaN')", "VM006"),
+    **{
+        f"route option {options}": (
+            f"SELECT embver.set_route('docs', '{mode}', {share}, options => '{options}')",
+            "VM006",
+        )
+        for mode, share, options in (
+            ("fused", "NULL", '{"weight": 2}'),
+            ("fused", "NULL", '{"weight": "x"}'),
+            ("fused", "NULL", '{"allow": ["a"]}'),
+            ("split", "0.5", '{"allow": "a"}'),
+            ("split", "0.5", '{"allow": [1]}'),
+            ("split", "0.5", '{"nope": 1}'),
+            ("fused", "NULL", "[1]"),
+        )
     },
     "share without split": ("SELECT embver.set_route('docs', 'single', 0.5)", "VM006"),
     "route of nothing": ("SELECT * FROM embver.route('idle')", "VM011"),

@@ -246,17 +246,12 @@ CALLS = {
     "collection null": ("ARRAY[embver.query(NULL, 1, '[1]')]", "VM001"),
     **{
         f"mode {mode}": (f"ARRAY[{QUERY}], mode => '{mode}'", "VM006")
-        for mode in (
-            "split",
-            "fused",
-            "bridged",
-            "rrf",
-            "rrf_partial",
-            "zscore",
-            "nope",
-            "",
-            "SINGLE",
-        )
+        for mode in ("nope", "", "SINGLE")
+    },
+    # There is no version beside the active one.
+    **{
+        f"mode {mode}": (f"ARRAY[{QUERY}], mode => '{mode}'", "VM011")
+        for mode in ("split", "fused", "bridged", "rrf", "rrf_partial", "zscore")
     },
     **{
         f"options {options}": (f"ARRAY[{QUERY}], options => '{options}'", "VM006")
@@ -293,7 +288,8 @@ def test_refused_calls(filled: Installed, name: str) -> None:
 @pytest.mark.parametrize("mode", ["split", "fused", "bridged", "rrf", "nope"])
 def test_route_refuses_modes_by_name(filled: Installed, mode: str) -> None:
     with filled.connect("reader") as reader:
-        said = refused(reader, "VM006", "SELECT * FROM embver.route('docs', NULL, %s)", (mode,))
+        code = "VM006" if mode == "nope" else "VM011"
+        said = refused(reader, code, "SELECT * FROM embver.route('docs', NULL, %s)", (mode,))
         assert mode in (said.message_primary or "")
         row = run(reader, "SELECT * FROM embver.route('docs', 'somebody', 'single')")[0]
         assert (row["version"], row["mode"], row["share"], row["dimensions"]) == (1, "single", 1, 8)

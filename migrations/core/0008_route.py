@@ -1,0 +1,10 @@
+"""What a route says about two versions that answer together."""
+
+from embver_pg.schema import run_file
+
+revision = "core_0008"
+down_revision = "core_0007"
+
+
+def upgrade() -> None:
+    run_file("schema/core/0008_route.sql")
