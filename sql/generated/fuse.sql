@@ -88,9 +88,10 @@ BEGIN
             FROM unnest(v_image) AS h ({{keys}}, chunk, score, distance, rank, version)) AS c
         WHERE (SELECT true FROM {{newer_store}}.embedding AS e WHERE {{match:e,c}} LIMIT 1) IS NULL
     ), bridged AS MATERIALIZED (
-        SELECT {{keys:b}}, b.chunk, b.score FROM (
-            SELECT {{keys:n}}, n.chunk, n.score FROM new_list AS n
-            UNION ALL SELECT {{keys:i}}, i.chunk, i.score FROM image AS i WHERE i.score IS NOT NULL
+        SELECT {{keys:b}}, b.chunk, b.score, b.embver_rank FROM (
+            SELECT {{keys:n}}, n.chunk, n.score, n.embver_rank FROM new_list AS n
+            UNION ALL SELECT {{keys:i}}, i.chunk, i.score, NULL FROM image AS i
+            WHERE i.score IS NOT NULL
         ) AS b
         ORDER BY b.score DESC, {{keys:b}} LIMIT v_depth
     ), candidate AS (
@@ -105,9 +106,10 @@ BEGIN
             FROM old_list AS o
             UNION ALL
             SELECT {{keys:n}}, NULL, n.score, NULL, NULL, n.embver_rank, NULL, n.chunk, NULL
-            FROM new_list AS n
+            FROM new_list AS n WHERE (p_plan).mode NOT IN ('fused', 'bridged')
             UNION ALL
-            SELECT {{keys:b}}, NULL, NULL, b.score, NULL, NULL, NULL, NULL, b.chunk
+            -- Here the newer version's list stands in the bridged: what that cut is no candidate.
+            SELECT {{keys:b}}, NULL, NULL, b.score, NULL, b.embver_rank, NULL, NULL, b.chunk
             FROM bridged AS b WHERE (p_plan).mode IN ('fused', 'bridged')
         ) AS u
         GROUP BY {{keys:u}}
