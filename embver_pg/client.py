@@ -47,7 +47,7 @@ class Hit:
     Attributes:
         key: Values of the key columns by name.
         score: Higher is better: cosine similarity, inner product, or 1 / (1 + l2 distance).
-        distance: pgvector's distance.
+        distance: pgvector's distance; None where two versions answered together.
         rank: From 1.
         version: The version that answered.
         chunk: The part of the document that matched; 0 where documents are not cut.
@@ -55,7 +55,7 @@ class Hit:
 
     key: Mapping[str, Any]
     score: float
-    distance: float
+    distance: float | None
     rank: int
     version: int
     chunk: int = 0

@@ -746,7 +746,7 @@ BEGIN
                 v_route.newer, v_collection.name),
             jsonb_build_object('collection', v_collection.name, 'version', v_route.newer,
                 'coverage', v_route.coverage),
-            format('let the workers finish, or: embver route set %s --mode fused',
+            format('let the workers finish, or: embver route set %s fused',
                 v_collection.name));
     END IF;
     UPDATE embver_internal.route AS t SET mode = v_after.mode, share = v_after.share,

@@ -397,9 +397,12 @@ CREATE OR REPLACE FUNCTION embver_internal.record_coverage(
 ) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
 AS $fn$
-UPDATE embver_internal.route AS r SET coverage = least(p_coverage, 1)
+-- A sample without a gap is no proof: at 1 the older version is not asked any more, and that is
+-- for the state to say.
+UPDATE embver_internal.route AS r SET coverage = least(p_coverage, 0.999)
 FROM (SELECT x.collection FROM embver_internal.route AS x
-    WHERE x.collection = p_collection AND x.newer = p_version AND x.coverage + 0.005 < p_coverage
+    WHERE x.collection = p_collection AND x.newer = p_version
+        AND x.coverage + 0.005 < least(p_coverage, 0.999)
     -- A promotion under way is not waited for.
     FOR NO KEY UPDATE SKIP LOCKED) AS l
 WHERE r.collection = l.collection;
