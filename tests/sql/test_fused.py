@@ -101,7 +101,8 @@ def reference(world: World, mode: str) -> dict[int, float]:
 def fit() -> tuple[Any, Any, Any]:
     draw = np.random.default_rng(3)
     x_mean, y_mean = draw.normal(size=8) * 0.1, draw.normal(size=16) * 0.1
-    return tuple(a.astype(np.float32) for a in (x_mean, y_mean, draw.normal(size=(8, 16))))
+    rows = draw.normal(size=(8, 16))
+    return x_mean.astype(np.float32), y_mean.astype(np.float32), rows.astype(np.float32)
 
 
 @pytest.fixture
