@@ -2,9 +2,9 @@
 
 from embver_pg.schema import run_file
 
-revision = "core_0008"
-down_revision = "core_0007"
+revision = "core_0009"
+down_revision = "core_0008"
 
 
 def upgrade() -> None:
-    run_file("schema/core/0008_route.sql")
+    run_file("schema/core/0009_route.sql")
