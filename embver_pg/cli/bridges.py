@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import RenderableType
@@ -11,7 +11,9 @@ from rich.console import RenderableType
 from embver_pg.cli.params import Name
 from embver_pg.cli.render import table
 from embver_pg.cli.session import session
-from embver_pg.db import Row
+
+if TYPE_CHECKING:
+    from embver_pg.db import Row
 
 app = typer.Typer(help="Maps from an older model's vectors to a newer one's.", no_args_is_help=True)
 NewerVersion = Annotated[
