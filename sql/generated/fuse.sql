@@ -161,7 +161,7 @@ BEGIN
         ORDER BY f.fused_score DESC, {{keys:f}}), '{}')
     FROM (
         SELECT {{keys:x}}, coalesce(x.new_chunk, x.bridged_chunk, x.old_chunk) AS chunk,
-            x.fused_score, CASE WHEN x.new_rank IS NULL THEN {{older}} ELSE {{newer}} END AS version
+            x.fused_score, CASE WHEN x.is_encoded THEN {{newer}} ELSE {{older}} END AS version
         FROM fused AS x
         ORDER BY x.fused_score DESC, {{keys:x}} LIMIT k) AS f);
 END
