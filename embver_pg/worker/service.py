@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from embver_pg.worker.pipeline import Pipeline
 
 log = logging.getLogger("embver_pg.worker")
 _STEADY = 5.0  # seconds of a short queue after which the bulk is done
+_LOOK = 10.0  # seconds between looks at how far a filling is, by which searches weigh
 _FULL = 1 << 23  # characters of a lease from which it is the bytes that bound it
 
 
@@ -60,12 +62,15 @@ class Service:
     unbuilt: set[str] = field(default_factory=set)
     _said: dict[str, str] = field(default_factory=dict)
     _short_since: dict[str, float] = field(default_factory=dict)
+    _looked: dict[str, float] = field(default_factory=dict)
 
     def serve(self, target: Row) -> Served:
         """Claim for a store; where little waits, walk on or finish."""
         store: str = target["store"]
         if self.pipeline.is_loading(store) or not self.pipeline.wait_for_room():
             return Served(False, True)
+        if target["state"] == "filling" and self._is_time_to_look(store):
+            call(self.database, store, "measure_coverage")
         # What is searched comes before what is filled.
         rank = int(target["state"] == "filling")
         size = self.pace.size(store)
@@ -125,6 +130,12 @@ class Service:
                 f" the first lease expires at {queue['next_due_at']:%H:%M:%S}",
             )
         return Served(claimed or queue["ready"] > 0, queued > 0, claimed)
+
+    def _is_time_to_look(self, store: str) -> bool:
+        is_time = time.monotonic() - self._looked.get(store, -math.inf) >= _LOOK
+        if is_time:
+            self._looked[store] = time.monotonic()
+        return is_time
 
     def _is_settled(self, store: str, queued: int) -> bool:
         """Whether only fresh changes are left, which under steady writes never end."""

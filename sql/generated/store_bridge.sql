@@ -211,27 +211,30 @@ $fn$;
 COMMENT ON FUNCTION {{store}}.drop_bridge(int) IS
 'Searches do without the bridge from an older version; whether there was one.';
 
-CREATE OR REPLACE FUNCTION {{store}}.measure_coverage(p_older int) RETURNS float8
+CREATE OR REPLACE FUNCTION {{store}}.measure_coverage() RETURNS float8
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT
 AS $fn$
 DECLARE
-    v_older regclass := to_regclass(format('%I.embedding', 'embver_' || {{collection}} || '_v'
-        || p_older));
+    v_older regclass;
     v_rows float8;
 BEGIN
+    SELECT to_regclass(format('%I.embedding', embver_internal.store_name(r.collection, r.older)))
+    INTO v_older
+    FROM embver_internal.route AS r
+    WHERE r.collection = {{collection}} AND r.newer = {{version}} AND r.older IS NOT NULL;
     IF v_older IS NULL THEN
         RETURN NULL;
     END IF;
-    -- Some 2000 pages at most, whatever the size.
+    -- Some 500 pages at most, whatever the size.
     EXECUTE $sql$
         SELECT count(*) FILTER (WHERE (SELECT true FROM {{store}}.embedding AS n
                 WHERE {{match:n,e}} LIMIT 1))::float8 / nullif(count(*), 0)
         FROM $sql$ || v_older || $sql$ AS e TABLESAMPLE SYSTEM ($1) WHERE e.chunk = 0
     $sql$ INTO v_rows
-    USING least(100, 100 * 2000.0 / greatest(pg_relation_size(v_older) / 8192, 1));
+    USING least(100, 100 * 500.0 / greatest(pg_relation_size(v_older) / 8192, 1));
     PERFORM embver_internal.record_coverage({{collection}}, {{version}}, v_rows);
     RETURN v_rows;
 END
 $fn$;
-COMMENT ON FUNCTION {{store}}.measure_coverage(int) IS
-'The share of an older version''s documents that this one has, by a sample; search weighs by it.';
+COMMENT ON FUNCTION {{store}}.measure_coverage() IS
+'The share of the older version''s documents that this one has, by a sample; search weighs by it.';

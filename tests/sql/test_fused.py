@@ -136,7 +136,7 @@ def halfway(installed: Installed, owner: Connection) -> Collection:
             " VALUES (%s, %s::text::vector, '', 0)",
             (key, text(draw.normal(size=16).astype(np.float32))),
         )
-    value(owner, "SELECT embver_docs_v2.measure_coverage(1)")
+    value(owner, "SELECT embver_docs_v2.measure_coverage()")
     return collection
 
 
@@ -279,3 +279,31 @@ def test_a_split_is_sticky_and_grows(installed: Installed, owner: Connection) ->
         assert rows == [{"version": version}]
     run(owner, "SELECT embver.promote('docs', true, 'test')")
     assert value(owner, "SELECT mode FROM embver_internal.route") == "single"
+
+
+def test_a_worker_measures_how_far_the_filling_is(
+    installed: Installed, owner: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embver_pg.worker.service._LOOK", 0.0)
+    run(owner, "CREATE TABLE docs (id bigint PRIMARY KEY, title text, body text)")
+    run(owner, "INSERT INTO docs SELECT i, 'w' || i, 'b' FROM generate_series(1, 200) i")
+    coverage = "SELECT coverage FROM embver_internal.route"
+    seen: list[float] = []
+
+    def look(step: str, figures: dict[str, Any]) -> None:
+        if step == "claimed":
+            with installed.connect() as own:
+                seen.append(value(own, coverage))
+
+    with installed.embver() as embver:
+        collection = register(embver)
+        drain(installed)
+        collection.promote()
+        collection.add_version("hash:16", index={"type": "none"})
+        collection.start_rollout(2)
+        embver.drain(batch=10, on_step=look)
+    assert seen == sorted(seen)
+    # Six leases are in hand at most, and three quarters written when the last ones are claimed.
+    assert 0.5 < seen[-1] <= 0.999
+    state = "SELECT embver_internal.newer_coverage(r) FROM embver_internal.route AS r"
+    assert value(owner, state) == 1
