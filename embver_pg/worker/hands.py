@@ -17,20 +17,28 @@ class Hands(Generic[T]):
     """
 
     def __init__(
-        self, name: str, work: Callable[[T], None], room: int, changed: threading.Condition
+        self,
+        name: str,
+        work: Callable[[T], None],
+        room: int,
+        changed: threading.Condition,
+        failed: Callable[[BaseException], None],
     ) -> None:
         """Prepare; the thread begins with the first task.
 
         Args:
             name: Of the thread.
-            work: Takes a task; it must not raise.
+            work: Takes a task.
             room: How many tasks wait, at most.
             changed: Notified whenever a task comes or goes; stages share one.
+            failed: Told what ``work`` raised, which has answers of its own to what may go wrong;
+                without it everybody would wait for a thread that is gone.
         """
         self._name = name
         self._work = work
         self._room = room
         self._changed = changed
+        self._failed = failed
         self._waiting: list[tuple[int, int, T]] = []
         self._count = 0
         self._current: T | None = None
@@ -93,7 +101,10 @@ class Hands(Generic[T]):
                 task = self._waiting.pop(0)[2]
                 self._current = task
                 self._changed.notify_all()
-            self._work(task)
+            try:
+                self._work(task)
+            except BaseException as error:
+                self._failed(error)
             del task  # it holds a batch
             with self._changed:
                 if self._thread is me:

@@ -52,6 +52,10 @@ class Judge(Protocol):
         """Something of the store failed."""
         ...
 
+    def end(self, error: BaseException) -> None:
+        """A stage failed with what no store is to blame for."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class _Load:
@@ -98,10 +102,10 @@ class Pipeline:
         # Of those, and of those before them, that were not written when the next was claimed.
         self._recent = Recent(WAITING + 2)
         self._encoder: Hands[Lease | _Load] = Hands(
-            "embver-encoder", self._encode, WAITING, self._changed
+            "embver-encoder", self._encode, WAITING, self._changed, judge.end
         )
         self._writer: Hands[tuple[Lease, Settled | None]] = Hands(
-            "embver-writer", self._write, WAITING, self._changed
+            "embver-writer", self._write, WAITING, self._changed, judge.end
         )
 
     @property

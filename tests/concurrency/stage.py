@@ -7,6 +7,7 @@ is through or waits for a lock.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -290,7 +291,8 @@ class Stage:
         Raises:
             AssertionError: It does not come to rest.
         """
-        for _ in range(100):
+        limit = time.monotonic() + PATIENCE
+        while time.monotonic() < limit:
             busy = False
             for version in self.live():
                 self.expire(version)

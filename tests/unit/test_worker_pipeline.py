@@ -25,15 +25,18 @@ class Bench:
     permits: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     begun: list[str] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)
+    failures: list[BaseException] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def __post_init__(self) -> None:
-        self.hands: Hands[str] = Hands("test", self.work, 2, self.changed)
+        self.hands: Hands[str] = Hands("test", self.work, 2, self.changed, self.failures.append)
 
     def work(self, task: str) -> None:
         self.begun.append(task)
         self.threads.add(threading.current_thread().name)
         assert self.permits.acquire(timeout=PATIENCE)
+        if task == "broken":
+            raise RuntimeError(task)
 
 
 @pytest.fixture
@@ -66,6 +69,14 @@ class TestHands:
         assert bench.hands.wait_idle(PATIENCE)
         assert bench.begun == ["a", "b", "c", "d"]
         assert bench.threads == {"test"}
+
+    def test_who_raises_is_told_of_and_not_lost(self, bench: Bench) -> None:
+        bench.permits.release(2)
+        bench.hands.hand("broken")
+        bench.hands.hand("next")
+        assert bench.hands.wait_idle(PATIENCE)
+        assert bench.begun == ["broken", "next"]
+        assert [str(error) for error in bench.failures] == ["broken"]
 
     def test_a_lower_rank_goes_first(self, bench: Bench) -> None:
         bench.hands.hand("a", 1)
