@@ -150,7 +150,8 @@ BEGIN
             OR v_column ~ '^[pv]_(worker|limit|chunks|to|after|last|range|lease|leases|bytes|items|hashes|vectors|errors|done'
                 '|delay|failed|max_lag|only|key|reason|builder|for|at|settled|walk|from|seen'
                 '|enqueued|requested|renewal|count|query|hits|exact|iterative|source|condition|setting|rows'
-                '|bridge|page|norms|pass|older|newer|step)$'
+                '|bridge|page|norms|pass|older|newer|step|plan|depth|lists|list|old|new|image|constant|unit'
+                '|coverage|weight)$'
             OR v_column ~ '^[$][0-9]+$' THEN
             PERFORM embver_internal.refuse_source(p_source,
                 format('its key column %I has a name that the store uses', v_column),

@@ -401,7 +401,7 @@ AS $fn$
 -- for the state to say.
 UPDATE embver_internal.route AS r SET coverage = least(p_coverage, 0.999)
 FROM (SELECT x.collection FROM embver_internal.route AS x
-    WHERE x.collection = p_collection AND x.newer = p_version
+    WHERE x.collection = p_collection AND x.newer = p_version AND p_coverage IS NOT NULL
         AND x.coverage + 0.005 < least(p_coverage, 0.999)
     -- A promotion under way is not waited for.
     FOR NO KEY UPDATE SKIP LOCKED) AS l

@@ -307,3 +307,15 @@ def test_a_worker_measures_how_far_the_filling_is(
     assert 0.5 < seen[-1] <= 0.999
     state = "SELECT embver_internal.newer_coverage(r) FROM embver_internal.route AS r"
     assert value(owner, state) == 1
+
+
+def test_an_empty_source_says_nothing_of_coverage(installed: Installed, owner: Connection) -> None:
+    run(owner, "CREATE TABLE docs (id bigint PRIMARY KEY, title text, body text)")
+    with installed.embver() as embver:
+        collection = register(embver)
+        drain(installed)
+        collection.promote()
+        collection.add_version("hash:16", index={"type": "none"})
+        collection.start_rollout(2)
+    assert value(owner, "SELECT embver_docs_v2.measure_coverage()") is None
+    assert value(owner, "SELECT coverage FROM embver_internal.route") == 0

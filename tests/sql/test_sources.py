@@ -288,6 +288,8 @@ OURS = [
     "p_chunks",
     "v_items",
     "v_rows",
+    "v_weight",
+    "p_plan",
 ]
 REFUSED_KEYS = {
     "chunk_from",
@@ -296,6 +298,8 @@ REFUSED_KEYS = {
     "p_chunks",
     "v_items",
     "v_rows",
+    "v_weight",
+    "p_plan",
     "content",
     "difference",
     "distance",
